@@ -1,0 +1,171 @@
+"""The claims of the talk, with the rule that decides each one, fixed before anything was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dgl_lib.errors import UserError
+from dgl_lib.files import write_text
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: what the talk says, what is measured for it, and the effect (in ``unit``) it has to exceed.
+
+    ``margin`` is None where the claim is an identity that holds or fails.
+    """
+
+    says: str
+    measure: str
+    unit: str
+    margin: float | None
+
+
+CLAIMS: dict[str, Claim] = {
+    "C1": Claim(
+        "Moved along -G_J, features go toward the inside of the class region: the margin and p_c grow.",
+        "change from step 0, mean over images",
+        "logits",
+        0.0,
+    ),
+    "C2": Claim(
+        "The enhanced map finds more of the rest of the object, beyond the telling part, without losing precision.",
+        "recall of the object outside the telling part, enhanced minus plain map",
+        "points",
+        0.5,
+    ),
+    "C3": Claim(
+        "On the last layer, pixel-level selection is CAM.",
+        "largest difference of the two min-maxed maps",
+        "holds or fails",
+        None,
+    ),
+    "C4": Claim(
+        "Pixel-level selection localizes on earlier layers too.",
+        "IoU, pixel-level selection minus the best trivial baseline",
+        "points",
+        0.5,
+    ),
+    "C5": Claim("DGL on Mixed_6e beats CAM.", "IoU, DGL minus CAM", "points", 0.5),
+    "C6": Claim("Multi-scale input adds to DGL.", "IoU, with minus without", "points", 0.5),
+    "C7": Claim("Morphological closing adds on top of multi-scale.", "IoU, with minus without", "points", 0.5),
+    "C8": Claim(
+        "The two branches together beat either alone.",
+        "IoU, both branches minus the better one alone",
+        "points",
+        0.5,
+    ),
+    "C9": Claim("No weight of the classifier changes.", "weights before and after, bit by bit", "holds or fails", None),
+}
+
+COLUMNS = ["claim", "says", "measured", "low", "high", "unit", "n", "verdict", "detail"]
+
+
+def verdict(low: float, high: float, margin: float) -> str:
+    """Decide a claim from the 95 % interval [low, high] of its effect, all three in the same unit.
+
+    "reproduced": the interval lies above the margin; "not reproduced": wholly below it; else "undecided".
+
+    Raises:
+        ValueError: the interval is not finite, or its ends are the wrong way round.
+    """
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"interval [{low}, {high}] given, finite ends with low <= high allowed")
+    return "reproduced" if low > margin else "not reproduced" if high < margin else "undecided"
+
+
+def held(holds: bool) -> str:
+    """The verdict of a claim that is an identity."""
+    return "holds" if holds else "fails"
+
+
+def claim_row(
+    claim: str,
+    measured: float | bool,
+    low: float | None = None,
+    high: float | None = None,
+    n: int = 0,
+    *,
+    unit: str | None = None,
+    detail: str = "",
+) -> dict[str, Any]:
+    """One row of the table of claims, its verdict decided by the claim's own rule.
+
+    Args:
+        claim: "C1" .. "C9".
+        measured: the effect; for C3 and C9 whether the identity held, with the numbers in ``detail``.
+        low, high: 95 % bootstrap interval of the effect over images; left out for C3 and C9.
+        n: number of images.
+        unit: another unit than the claim's own ("probability" for p_c in C1); scores are always in points.
+        detail: what sets this row apart from others of the same claim: layer, method, scores.
+
+    Raises:
+        UserError: an unknown claim, or an interval where none belongs, or none where one does.
+    """
+    if claim not in CLAIMS:
+        raise UserError(f"claim {claim!r} given, {', '.join(CLAIMS)} allowed")
+    rule = CLAIMS[claim]
+    row = {"claim": claim, "says": rule.says, "low": low, "high": high, "unit": unit or rule.unit, "n": n}
+    if rule.margin is None:
+        if low is not None or high is not None or measured not in (True, False):
+            raise UserError(f"claim {claim} holds or fails: True or False and no interval allowed, {measured!r} given")
+        return {**row, "measured": None, "verdict": held(bool(measured)), "detail": detail}
+    if low is None or high is None:
+        raise UserError(f"claim {claim} is decided by its interval: low and high must be given")
+    return {**row, "measured": float(measured), "verdict": verdict(low, high, rule.margin), "detail": detail}
+
+
+def save_claims(folder: Path, notebook: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Write the rows of one notebook ("02") to ``folder/claims_02.csv`` and return them as a table."""
+    table = pd.DataFrame(list(rows), columns=COLUMNS)
+    write_text(Path(folder) / f"claims_{notebook}.csv", table.to_csv(index=False, lineterminator="\n"))
+    return table
+
+
+def claims_table(folder: Path) -> pd.DataFrame:
+    """All claims of a results folder, in the order C1 to C9; a claim without a row is listed as "not measured"."""
+    tables = [
+        pd.read_csv(p).fillna({"detail": ""}).astype({"detail": str})
+        for p in sorted(Path(folder).glob("claims_[0-9]*.csv"))
+    ]
+    rows = [row for table in tables for row in table.to_dict("records")]
+    rows += [
+        {"claim": name, "says": rule.says, "unit": rule.unit, "n": 0, "verdict": "not measured", "detail": ""}
+        for name, rule in CLAIMS.items()
+        if name not in {row["claim"] for row in rows}
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values("claim", kind="stable", ignore_index=True)
+
+
+def claims_markdown(folder: Path) -> str:
+    """The table of claims as Markdown, one line a row: what was said, what was measured, the verdict."""
+    lines = []
+    for row in claims_table(folder).to_dict("records"):
+        interval = f"{row['measured']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] {row['unit']}"
+        measured = interval if row["low"] == row["low"] else ""  # NaN: nothing measured, or an identity
+        detail = "; ".join(part for part in (measured, row["detail"]) if part)
+        lines.append([row["claim"], row["says"], detail, str(row["n"] or ""), f"**{row['verdict']}**"])
+    return markdown(["", "the talk says", "measured, 95 % interval", "images", "verdict"], lines)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; ``|`` and line ends inside a cell are escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in line) + " |" for line in lines)
+
+
+def deviations() -> pd.DataFrame:
+    """Where this study departs from the paper and the released code, and why: columns topic, paper, code, ours, why."""
+    return pd.read_csv(Path(__file__).with_name("deviations.csv"), keep_default_na=False)
+
+
+def deviations_markdown() -> str:
+    """The table of deviations as Markdown."""
+    table = deviations()
+    return markdown(["", "paper (its talk)", "released code", "ours", "why"], table.to_numpy().tolist())

@@ -1,0 +1,76 @@
+"""Image files to arrays, with Pillow: one way in for photographs, one for masks, one error for whatever goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from dgl_lib.errors import UserError
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """The opened file; whatever its decoder raises becomes a UserError of one line that names the file."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not an image, or empty, or cut off within its header") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... for bad bytes
+        raise UserError(f"{path}: cannot be read as an image ({' '.join(str(error).split())})") from error
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """A photograph as it is meant to be seen: (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+
+    Grey becomes three equal channels, palettes are looked up, CMYK and YCbCr converted, transparent pixels laid over
+    white, 16-bit grey scaled from 0..65535 to 0..255 (Pillow itself would clip it). Colour profiles are not applied.
+
+    Raises:
+        UserError: the file is missing, empty, cut off, corrupt, or of a pixel type without a fixed range (32-bit).
+    """
+    with _opened(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I") or image.mode == "F":
+            values = np.asarray(image)
+            if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+                raise UserError(f"{path}: {image.mode!r} pixels without a fixed range; 8 or 16 bits a channel allowed")
+            grey = ((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
+            image = Image.fromarray(grey)
+        elif image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"))
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """A mask's stored values, (H, W) uint8: grey levels, palette indices (not their colours), or 0 and 1.
+
+    Raises:
+        UserError: the file is missing, empty, cut off, corrupt, or has more than one channel of 8 bits.
+    """
+    with _opened(path) as image:
+        if image.mode not in ("1", "L", "P"):
+            raise UserError(f"{path}: a mask has one channel of at most 8 bits, this file has mode {image.mode!r}")
+        return np.array(image).astype(np.uint8)
+
+
+def image_size(path: str | Path, *, oriented: bool = True) -> tuple[int, int]:
+    """(height, width) of what ``read_image`` (``oriented``) or ``read_mask`` returns, from the file's header alone.
+
+    Raises:
+        UserError: the file is missing, or its header cannot be read.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        # Orientations 5 to 8 swap the sides. Not asked of masks: Pillow decodes a whole PNG in search of its EXIF.
+        sideways = oriented and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (width, height) if sideways else (height, width)

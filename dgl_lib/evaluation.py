@@ -1,0 +1,294 @@
+"""From a classifier and a data set to a table: raw maps once, with the network; scores as often as wanted, without it.
+
+    raw_maps   network: data set x methods x layers at one scale -> raw maps, kept in parts that survive a kill
+    score      raw maps -> post-processing -> histograms an image (METHOD's one order, the same for every method)
+    report     choose the threshold on validation, report on test -> one tidy table
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dgl_lib import metrics
+from dgl_lib.datasets.records import Dataset
+from dgl_lib.errors import UserError
+from dgl_lib.localize import localize
+from dgl_lib.maps import centred_gaussian, close, fuse, minmax, multiscale, to_uint8, whole_image
+from dgl_lib.models import digest, preprocess
+from dgl_lib.training import pick_device
+
+#: Raised when what a stored part holds changes its meaning, so that old parts are not taken for new ones.
+FORMAT = 1
+#: Images a stored part: what a kill can lose at the most.
+PART = 16
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Raw maps of a data set at one scale: ``maps[method, layer]`` (N, h, w) float32, with the pass's logits (N, C)."""
+
+    maps: dict[tuple[str, str], np.ndarray]
+    logits: np.ndarray
+    classes: np.ndarray
+
+
+def raw_maps(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    layers: Sequence[str],
+    methods: Sequence[str],
+    size: int,
+    scale: float = 1.0,
+    flip: bool = False,
+    given: bool = True,
+    alpha: float = 10.0,
+    rule: str = "released",
+    device: str = "auto",
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> Maps:
+    """The raw maps of every image; only the parts that ``folder`` does not hold yet need the network.
+
+    Args:
+        size, scale: the input's side is round(size * scale) pixels; photographs are squashed to it.
+        flip: feed the mirrored photographs, and turn their maps back.
+        given: localize the image's label (ground-truth known), else the class predicted in the same pass.
+        folder: where parts are kept, below a name made of all that determines them; None keeps nothing.
+    """
+    side = round(size * scale)
+    if side < 32:
+        raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
+    what = {"layers": list(layers), "methods": list(methods), "side": side, "flip": flip, "given": given}
+    parts = None
+    if folder is not None:
+        facts = {**what, "alpha": alpha, "rule": rule, "model": digest(model), "data": dataset.digest, "format": FORMAT}
+        name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        parts = Path(folder) / f"maps-{name}"
+        parts.mkdir(parents=True, exist_ok=True)
+        (parts / "facts.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+    where = pick_device(device)
+    model.to(where)
+    pieces: list[dict[str, np.ndarray]] = []
+    starts = range(0, len(dataset), PART)
+    label = f"{dataset.name} {dataset.split}, {side} px"
+    for start in tqdm(starts, desc=label, unit="part", disable=not progress):
+        file = parts / f"part-{start // PART:05d}.npz" if parts else None
+        if file is not None and file.exists():
+            with np.load(file) as stored:
+                pieces.append({key: stored[key] for key in stored.files})
+            continue
+        indices = range(start, min(start + PART, len(dataset)))
+        # Two at a time: large inputs on every layer would not fit a small machine's memory sixteen at once.
+        piece = [_localize(model, dataset, indices[i : i + 2], what, alpha, rule) for i in range(0, len(indices), 2)]
+        pieces.append({key: np.concatenate([p[key] for p in piece]) for key in piece[0]})
+        if file is not None:
+            beside = file.with_name(file.name + ".part")
+            with beside.open("wb") as stream:
+                np.savez_compressed(stream, **pieces[-1])  # type: ignore[arg-type]
+            beside.replace(file)
+    model.cpu()
+    whole = {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
+    maps = {(key.split("|")[0], key.split("|")[1]): value for key, value in whole.items() if "|" in key}
+    return Maps(maps, whole["logits"], whole["classes"])
+
+
+def _localize(
+    model: nn.Module, dataset: Dataset, indices: Sequence[int], what: dict, alpha: float, rule: str
+) -> dict[str, np.ndarray]:
+    """One batch's arrays: ``logits``, ``classes`` and a map array under ``method|layer``."""
+    images = preprocess(model, [dataset.image(i) for i in indices], what["side"])
+    images = images.flip(-1) if what["flip"] else images
+    classes = torch.from_numpy(dataset.labels[list(indices)]) if what["given"] else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that CAM exists on one layer only is said where the table is read
+        out = localize(model, images, classes, what["layers"], what["methods"], alpha=alpha, rule=rule)
+    arrays = {"logits": out.logits.cpu().numpy(), "classes": out.classes.cpu().numpy()}
+    for method, by_layer in out.maps.items():
+        for layer, m in by_layer.items():
+            arrays[f"{method}|{layer}"] = (m.flip(-1) if what["flip"] else m).cpu().numpy()
+    return arrays
+
+
+# ---------------------------------------------------------------------------------------------------- scoring
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Histograms of every row (a method, layer and setting) and image: all that later choices need.
+
+    Attributes:
+        rows: (rows) with columns method, layer, scales, kernel.
+        hist: (rows, images, 4, 256) int32, regions as ``metrics.REGIONS``.
+        names, labels: of the images, in order.
+        has_part: (images) bool, whether the telling part is known.
+    """
+
+    rows: pd.DataFrame
+    hist: np.ndarray
+    names: list[str]
+    labels: np.ndarray
+    has_part: np.ndarray
+
+    def find(self, **wanted: object) -> np.ndarray:
+        """The histograms (images, 4, 256) of the one row with these values; UserError unless exactly one has them."""
+        found = np.flatnonzero(np.logical_and.reduce([self.rows[key] == value for key, value in wanted.items()]))
+        if len(found) != 1:
+            raise UserError(f"{len(found)} rows with {wanted}, exactly one needed")
+        return self.hist[found[0]]
+
+    def join(self, other: Scores) -> Scores:
+        """Both tables' rows, of the same images."""
+        if self.names != other.names:
+            raise UserError("scores of different images cannot stand in one table")
+        rows = pd.concat([self.rows, other.rows], ignore_index=True)
+        return Scores(rows, np.concatenate([self.hist, other.hist]), self.names, self.labels, self.has_part)
+
+
+def fusions(enhanced: np.ndarray, selected: np.ndarray) -> dict[str, np.ndarray]:
+    """Readings (b) and (c) of "both branches fused": mean and maximum of the two branches' min-maxed maps."""
+    pair = [torch.from_numpy(enhanced), torch.from_numpy(selected)]
+    return {"fused_mean": fuse(pair, "mean").numpy(), "fused_max": fuse(pair, "max").numpy()}
+
+
+def score(
+    dataset: Dataset,
+    maps: dict[float, Maps],
+    settings: Sequence[tuple[tuple[float, ...], float]] = (((1.0,), 0.0),),
+    *,
+    methods: Sequence[str] | None = None,
+    size: int | None = None,
+    progress: bool = False,
+) -> Scores:
+    """Post-process every map in METHOD's one order and count its pixels; the two trivial baselines come along.
+
+    Args:
+        maps: raw maps by scale.
+        settings: (scales, closing kernel as a fraction of the side) pairs; one row each for every method and layer.
+        methods: which of the maps' methods to score; None for all.
+        size: side of the square that maps and masks are compared at; None for the photograph's own size, as LID does.
+    """
+    first = next(iter(maps.values()))
+    pairs = [pair for pair in first.maps if methods is None or pair[0] in methods]
+    rows = [
+        {"method": method, "layer": layer, "scales": name_scales(scales), "kernel": kernel}
+        for method, layer in pairs
+        for scales, kernel in settings
+    ]
+    rows += [{"method": name, "layer": "", "scales": "", "kernel": 0.0} for name in BASELINES]
+    hist = np.zeros((len(rows), len(dataset), 4, 256), np.int32)
+    has_part = np.zeros(len(dataset), bool)
+    for i in tqdm(range(len(dataset)), desc="scoring", unit="image", disable=not progress):
+        record = dataset[i]
+        if record.mask is None:
+            raise UserError(f"{record.name}: no mask, one is needed to score pixels")
+        mask, ignore, part = (_at_size(m, size) for m in (record.mask, record.ignore, record.part))
+        assert mask is not None
+        has_part[i] = part is not None
+        processed = [
+            m
+            for method, layer in pairs
+            for m in _process({s: maps[s].maps[method, layer][i] for s in maps}, settings, mask.shape)  # type: ignore[arg-type]
+        ]
+        processed += [baseline(mask.shape) for baseline in BASELINES.values()]  # type: ignore[arg-type]
+        for row, m in enumerate(processed):
+            hist[row, i] = metrics.histograms(to_uint8(m), mask, ignore, part)
+    return Scores(pd.DataFrame(rows), hist, list(dataset.names), np.asarray(dataset.labels), has_part)
+
+
+BASELINES = {"whole_image": whole_image, "centred_gaussian": centred_gaussian}
+
+
+def name_scales(scales: Sequence[float]) -> str:
+    """A setting's scales as they stand in tables: ``"0.75+1+1.25"``."""
+    return "+".join(f"{s:g}" for s in scales)
+
+
+def _at_size(pixels: np.ndarray | None, size: int | None) -> np.ndarray | None:
+    """A mask at ``size`` x ``size``, by nearest neighbour; as it is for None."""
+    if pixels is None or size is None:
+        return pixels
+    as_float = torch.from_numpy(pixels).float()[None, None]
+    return nn.functional.interpolate(as_float, size=(size, size), mode="nearest-exact")[0, 0].numpy() > 0.5
+
+
+def _process(
+    by_scale: dict[float, np.ndarray], settings: Sequence[tuple[tuple[float, ...], float]], size: tuple[int, int]
+) -> list[torch.Tensor]:
+    """One image's maps under each setting, (H, W) in 0..1; scales that several settings share are merged once."""
+    merged: dict[tuple[float, ...], torch.Tensor] = {}
+    for scales, _ in settings:
+        if scales not in merged:
+            merged[scales] = multiscale([torch.from_numpy(by_scale[s]) for s in scales], size)
+    return [minmax(close(merged[scales], kernel)) for scales, kernel in settings]
+
+
+# ---------------------------------------------------------------------------------------------------- reporting
+
+
+def choose(hist: np.ndarray) -> int:
+    """The one threshold with the best mean IoU over the (validation) images; hist (images, 4, 256)."""
+    return int(metrics.iou(hist).mean(0).argmax())
+
+
+def at(curve: np.ndarray, threshold: int) -> np.ndarray:
+    """Each image's value (images,) of a curve (images, 256) at a threshold."""
+    return curve[:, threshold]
+
+
+def report(val: Scores, test: Scores) -> pd.DataFrame:
+    """Every row's scores on test at the threshold chosen on validation, in percent, with 95 % bootstrap intervals.
+
+    Columns: method, layer, scales, kernel; ``threshold`` (0..255) and ``val_iou`` at it; ``iou``, ``low``, ``high`` (mean
+    over test images of the foreground IoU); ``iou_pooled``; ``miou`` (over object and background, mean over images);
+    ``precision``, ``recall_part``, ``recall_rest``; and, under its own name because it is chosen on test,
+    ``test_peak`` with ``test_peak_threshold`` as LID's protocol takes it.
+    """
+    table = []
+    for i, row in enumerate(val.rows.to_dict("records")):
+        hist = test.find(**row)
+        t = choose(val.hist[i])
+        curve = metrics.iou(hist)
+        mean = metrics.bootstrap(at(curve, t))
+        peak = metrics.Curve(curve.mean(0))
+        part = hist[test.has_part]
+        table.append(
+            {
+                **row,
+                "threshold": t,
+                "val_iou": 100 * metrics.iou(val.hist[i])[:, t].mean(),
+                "iou": 100 * mean.mean,
+                "low": 100 * mean.low,
+                "high": 100 * mean.high,
+                "iou_pooled": 100 * metrics.iou(hist.sum(0))[t],
+                "miou": 100 * metrics.miou(hist)[:, t].mean(),
+                "precision": 100 * _mean(at(metrics.precision(hist), t)),
+                "recall_part": 100 * _mean(at(metrics.recall(part, metrics.PART), t)),
+                "recall_rest": 100 * _mean(at(metrics.recall(part, metrics.REST), t)),
+                "test_peak": 100 * peak.peak,
+                "test_peak_threshold": peak.threshold,
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of the values that are numbers; NaN where none is."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def gain(val: Scores, test: Scores, row: dict, over: dict) -> metrics.Interval:
+    """Paired gain in mean test IoU (points) of ``row`` over another row, each at its own validation-chosen threshold."""
+    a, b = (at(metrics.iou(test.find(**r)), choose(val.find(**r))) for r in (row, over))
+    return metrics.bootstrap(100 * (a - b))

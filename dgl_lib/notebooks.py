@@ -1,0 +1,67 @@
+"""Running a notebook, and cleaning what was run, so that a rerun gives the same bytes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from nbstripout import strip_output
+from papermill.exceptions import PapermillExecutionError
+
+from dgl_lib.errors import UserError
+from dgl_lib.files import write_text
+
+# What one run writes and the next one writes differently: times, paths, widget ids, the patch release of Python.
+VOLATILE = [
+    "metadata.papermill",
+    "metadata.widgets",
+    "metadata.language_info.version",
+    "cell.metadata.papermill",
+    "cell.metadata.execution",
+]
+
+
+def execute(source: Path, output: Path, parameters: Mapping[str, Any], *, cwd: Path, progress: bool = True) -> None:
+    """Run the notebook ``source`` with ``parameters`` in a fresh kernel whose folder is ``cwd``; clean what it leaves.
+
+    ``output`` gets the executed notebook; two runs with equal outputs write equal bytes.
+
+    Raises:
+        UserError: a cell raised, or the kernel died. ``output`` then holds the notebook up to that cell.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    failure = None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            papermill.execute_notebook(
+                source,
+                output,
+                parameters=dict(parameters),
+                cwd=cwd,
+                progress_bar={"desc": source.stem, "leave": True} if progress else False,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # its notes on sockets would tear the bar
+                coalesce_streams=True,  # how a stream falls into pieces depends on timing
+            )
+    except PapermillExecutionError as error:
+        said = " ".join(str(error.evalue).split())
+        failure = f"{source.name}, cell [{error.exec_count}]: {error.ename}: {said}"
+    except RuntimeError as error:  # nbclient's DeadKernelError
+        failure = f"{source.name}: {error} (a kernel that dies has most often run out of memory)"
+    clean(output)
+    if failure:
+        raise UserError(failure)
+
+
+def clean(path: Path) -> None:
+    """Take out of an executed notebook what differs from run to run; outputs and execution counts stay."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell["id"] = "injected-parameters"  # papermill draws a random one
+    strip_output(notebook, keep_output=True, keep_count=True, keep_id=True, extra_keys=VOLATILE)
+    write_text(path, nbformat.writes(notebook) + "\n")

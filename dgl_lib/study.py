@@ -1,0 +1,295 @@
+"""The study from end to end: check everything, train, evaluate, run the notebooks, gather claims and manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock
+
+from dgl_lib import claims, datasets, manifest, notebooks, paths
+from dgl_lib.datasets import Dataset, Subset
+from dgl_lib.datasets.creatures import Creatures
+from dgl_lib.errors import UserError
+from dgl_lib.files import exclusive, sha256, write_text
+from dgl_lib.models import spg_plain
+from dgl_lib.parameters import check_notebook
+from dgl_lib.paths import checkpoint_path, project_root, results_folder
+from dgl_lib.plan import Plan, read_plan
+from dgl_lib.training import fit, pick_device, read_history
+
+__all__ = ["check", "checkpoint_path", "load", "project_root", "read_plan", "results_folder", "run", "train_classifier"]
+
+FORMAT = 1  # raised when a change to the library makes earlier cached runs wrong
+
+FIT = (
+    *("resize", "crop", "epochs", "batch_size", "learning_rate", "trunk_learning_rate", "weight_decay"),
+    *("seed", "device"),
+)
+TRAINING = ("data", "width", "weights", "train_count", *FIT)
+
+
+def check(notebook: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """For a notebook's first cell after its parameters: ``study.check("01_train_classifier", globals())``."""
+    return check_notebook(paths.notebook_path(notebook), variables)
+
+
+@cache
+def _load(data: str, split: str, root: str | None) -> Dataset:
+    return datasets.load(data, split, root=root)
+
+
+def load(data: str, split: str) -> Dataset:
+    """A whole split, kept between the steps of one study (creatures are drawn once)."""
+    return _load(data, split, os.environ.get("DGL_DATA"))
+
+
+def check_inputs(plan: Plan) -> None:
+    """Open what the plan needs, so that hours of work do not end at a missing file: device, data, photographs, weights.
+
+    Raises:
+        UserError: one of them is missing or not what it should be, or notebooks disagree on the data.
+    """
+    merged = plan.merged
+    for name in ("checkpoint", "weights"):
+        if any(Path(values.get(name, "")).is_absolute() for values in plan.notebooks.values()):
+            raise UserError(
+                f"{name}: an absolute path given, one relative to the project's root allowed (it is published)"
+            )
+    if len({values["data"] for values in plan.notebooks.values() if "data" in values}) > 1:
+        raise UserError("data: the notebooks' values differ; set it in the profile")
+    if "device" in merged:
+        pick_device(merged["device"])
+    if "weights" in merged:
+        paths.weights_source(merged["weights"])
+    for values in plan.notebooks.values():
+        if values.get("checkpoint", "trained") != "trained":
+            checkpoint_path(values["checkpoint"])
+    for split in datasets.SPLITS if "data" in merged else ():
+        decode_all = getattr(load(merged["data"], split), "check", None)
+        if decode_all:
+            decode_all()
+
+
+def train_classifier(parameters: Mapping[str, Any], *, progress: bool = False) -> Path:
+    """Train SPG-plain from image labels alone, or find it trained, or resume it; return its checkpoint.
+
+    The run's folder, ``results/.runs/DATA-HASH``, is named by the hash of all that determines the result: parameters,
+    data, starting weights, kind of device, format version. ``history.csv`` stands beside the checkpoint.
+
+    Args:
+        parameters: the values named in ``TRAINING``; others are ignored.
+        progress: draw a bar.
+
+    Raises:
+        UserError: a parameter is missing, or data or weights are not what they should be.
+    """
+    if missing := [name for name in TRAINING if name not in parameters]:
+        raise UserError(f"training: {missing[0]} is missing; needed: {', '.join(TRAINING)}")
+    p = {name: parameters[name] for name in TRAINING}
+    train, val = _training_part(p["data"], p["train_count"]), load(p["data"], "val")
+    weights = paths.weights_source(p["weights"])
+    facts = p | {
+        "weights": sha256(weights) if isinstance(weights, Path) else weights,
+        "device": pick_device(p["device"]).type,
+        "data_sha256": {"train": train.digest, "val": val.digest},
+        "format": FORMAT,
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    folder = paths.runs_folder() / f"{p['data']}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # whoever comes second waits, and finds it trained
+        checkpoint = folder / "classifier.safetensors"
+        if not checkpoint.is_file():
+            with torch.random.fork_rng():
+                torch.manual_seed(p["seed"])
+                model = spg_plain(len(train.classes), width=p["width"], weights=weights)
+            fit(model, train, val, folder=folder, progress=progress, facts=facts, **{name: p[name] for name in FIT})
+    return checkpoint
+
+
+def _training_part(data: str, count: int) -> Dataset:
+    """``count`` images of the training split, the classes as even as they come; 0 means all."""
+    train = load(data, "train")
+    if count > len(train):
+        raise UserError(f"train_count: {count} given, 0 (all) to {len(train)} allowed")
+    if count in (0, len(train)):
+        return train
+    if isinstance(train, Creatures):  # class i mod n is image i, and those beyond the count need not be drawn
+        return Creatures("train", count)
+    place = pd.Series(train.labels).groupby(train.labels).cumcount().to_numpy()  # first of its class, second, ...
+    return Subset(train, sorted(np.argsort(place, kind="stable")[:count].tolist()))
+
+
+def run(profile: str, settings: Sequence[str] = (), *, until: str = "notebooks", progress: bool = True) -> Path:
+    """Run a study: check everything, train, evaluate, run the notebooks; ``until`` ends it after "train" or "evaluate".
+
+    Nothing reaches the results folder before every notebook has succeeded; what a failed run made is kept in
+    ``results/.runs/failed/PROFILE``, and training and cached tables are found again by the next run.
+
+    Returns:
+        the results folder, or the checkpoint with ``until="train"``.
+
+    Raises:
+        UserError: something asked for cannot be done (see ``read_plan`` and ``check_inputs``), a notebook failed, or
+            another study is writing to the same folder.
+    """
+    absolute_environment()
+    plan = read_plan(profile, settings)
+    target = results_folder(plan.profile, plan.merged.get("show_photos", False))
+    seconds: dict[str, float] = {}
+    with exclusive(paths.runs_folder() / f"{target.name}.lock", target.relative_to(paths.project_root()).as_posix()):
+        with _timed(seconds, "check"):
+            check_inputs(plan)
+        checkpoint = None
+        if all(name in plan.merged for name in TRAINING):
+            checkpoint = train_classifier(plan.merged, progress=progress)
+            seconds["train"] = round(read_history(checkpoint.parent)[-1]["seconds"], 1)  # of all its sessions together
+        if until == "train" and checkpoint:
+            return checkpoint
+        plan = _with_checkpoint(plan, checkpoint)
+        with _timed(seconds, "evaluate"):
+            evaluate(plan, progress=progress)
+        if until == "evaluate":
+            return target
+        stage = _empty(paths.runs_folder() / "stage" / target.name)
+        try:
+            for name, values in plan.notebooks.items():
+                source, output = paths.notebook_path(name), stage / f"{name}.ipynb"
+                with _timed(seconds, name), _results_in(stage):
+                    notebooks.execute(source, output, values, cwd=source.parent, progress=progress)
+        except UserError as error:
+            failed = paths.runs_folder() / "failed" / target.name
+            os.replace(stage, _gone(failed))
+            raise UserError(f"{error} (kept in {failed.relative_to(paths.project_root()).as_posix()})") from None
+        write_text(stage / "claims.csv", claims.claims_table(stage).to_csv(index=False, lineterminator="\n"))
+        write_text(stage / "claims.md", claims.claims_markdown(stage) + "\n")
+        write_text(stage / "deviations.csv", claims.deviations().to_csv(index=False, lineterminator="\n"))
+        command = " ".join(["python -m dgl_lib study", profile, *(f"--set {setting}" for setting in settings)])
+        manifest.write_manifest(stage, _facts(plan, checkpoint, command, seconds))
+        publish(stage, target)
+    return target
+
+
+def evaluate(plan: Plan, *, progress: bool = True) -> None:
+    """Compute the raw maps that the notebooks will ask for, with a bar here that a kernel could not draw."""
+
+
+def publish(stage: Path, target: Path) -> None:
+    """Move a finished run's files to ``target``; files that only the run before it made go, others stay."""
+    old = target / "manifest.json"
+    made_before = json.loads(old.read_text(encoding="utf-8"))["files"] if old.is_file() else {}
+    old.unlink(missing_ok=True)  # while files change, no manifest describes them
+    files = sorted((p for p in stage.rglob("*") if p.is_file()), key=lambda p: p.name == "manifest.json")
+    for name in set(made_before) - {p.relative_to(stage).as_posix() for p in files}:
+        (target / name).unlink(missing_ok=True)
+    for file in files:
+        place = target / file.relative_to(stage)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, place)
+    shutil.rmtree(stage)
+
+
+def rerun_committed(*, progress: bool = True) -> None:
+    """Run the project's notebooks with their own defaults and put the outcome in their place, cleaned.
+
+    Raises:
+        UserError: a notebook failed; the notebooks are then as they were.
+    """
+    absolute_environment()
+    stage = _empty(paths.runs_folder() / "stage" / "notebooks")
+    sources = sorted((paths.project_root() / "notebooks").glob("*.ipynb"))
+    for source in sources:
+        notebooks.execute(source, stage / source.name, {}, cwd=source.parent, progress=progress)
+    for source in sources:
+        os.replace(stage / source.name, source)
+
+
+def _with_checkpoint(plan: Plan, trained: Path | None) -> Plan:
+    """The plan with "trained" replaced by the trained checkpoint's path, relative to the project's root."""
+    copies = {name: dict(v) for name, v in plan.notebooks.items()}
+    for parameters in copies.values():
+        if parameters.get("checkpoint") == "trained":
+            if trained is None:
+                raise UserError("checkpoint: 'trained' given, but no notebook declares the training parameters")
+            parameters["checkpoint"] = trained.relative_to(paths.project_root()).as_posix()
+    return replace(plan, notebooks=copies)
+
+
+def _facts(plan: Plan, checkpoint: Path | None, command: str, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """What only this run knows of itself; no path of the machine is among it."""
+    merged = plan.merged
+    weights = paths.weights_source(merged.get("weights", ""))
+    used = {
+        values["checkpoint"]: checkpoint_path(values["checkpoint"])
+        for values in plan.notebooks.values()
+        if "checkpoint" in values
+    }
+    if checkpoint:
+        used["trained"] = checkpoint
+    return {
+        "profile": plan.profile,
+        "command": command,
+        "everything": os.environ.get("EVERYTHING") == "1",
+        "parameters": plan.notebooks,
+        "data": merged.get("data"),
+        "data_sha256": {split: load(merged["data"], split).digest for split in datasets.SPLITS}
+        if "data" in merged
+        else {},
+        "starting_weights_sha256": sha256(weights) if isinstance(weights, Path) else weights,
+        "checkpoints_sha256": {name: sha256(path) for name, path in used.items()},
+        "seconds": dict(seconds),
+        "code": manifest.revision(paths.project_root()),
+    }
+
+
+def absolute_environment() -> None:
+    """Make $DGL_DATA and $DGL_WEIGHTS absolute: the notebooks' kernels run in another folder than the command."""
+    for name in ("DGL_DATA", "DGL_WEIGHTS"):
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).absolute())
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    seconds[step] = round(time.monotonic() - began, 1)
+
+
+@contextmanager
+def _results_in(folder: Path) -> Iterator[None]:
+    """Kernels started in this block write their tables and figures to ``folder`` (see ``results_folder``)."""
+    before = os.environ.get("DGL_RESULTS")
+    os.environ["DGL_RESULTS"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DGL_RESULTS"]
+        else:
+            os.environ["DGL_RESULTS"] = before
+
+
+def _gone(folder: Path) -> Path:
+    """``folder`` without anything there, its parent made."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _empty(folder: Path) -> Path:
+    _gone(folder).mkdir()
+    return folder

@@ -1,0 +1,115 @@
+"""The rule that decides each claim, on cases worked out by hand, and the tables made from the decisions."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from dgl_lib.claims import (
+    CLAIMS,
+    COLUMNS,
+    claim_row,
+    claims_markdown,
+    claims_table,
+    deviations,
+    deviations_markdown,
+    held,
+    markdown,
+    save_claims,
+    verdict,
+)
+from dgl_lib.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "margin", "expected"),
+    [
+        (0.51, 9.0, 0.5, "reproduced"),
+        (0.5, 9.0, 0.5, "undecided"),  # touches the margin: does not lie above it
+        (0.4, 0.6, 0.5, "undecided"),
+        (-3.0, 0.5, 0.5, "undecided"),
+        (0.1, 0.49, 0.5, "not reproduced"),  # above 0, and wholly below the margin
+        (-3.0, -1.0, 0.5, "not reproduced"),
+        (0.01, 0.02, 0.0, "reproduced"),
+        (0.0, 0.02, 0.0, "undecided"),
+        (-0.2, -0.1, 0.0, "not reproduced"),
+        (0.7, 0.7, 0.5, "reproduced"),
+    ],
+)
+def test_verdict(low: float, high: float, margin: float, expected: str) -> None:
+    assert verdict(low, high, margin) == expected
+
+
+@pytest.mark.parametrize(("low", "high"), [(math.nan, 1.0), (0.0, math.inf), (2.0, 1.0)])
+def test_an_interval_that_is_none(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="interval"):
+        verdict(low, high, 0.5)
+
+
+def test_margins_are_those_fixed_beforehand() -> None:
+    assert list(CLAIMS) == [f"C{i}" for i in range(1, 10)]
+    assert [claim.margin for claim in CLAIMS.values()] == [0.0, 0.5, None, 0.5, 0.5, 0.5, 0.5, 0.5, None]
+
+
+def test_held() -> None:
+    assert (held(True), held(False)) == ("holds", "fails")
+
+
+def test_rows_are_decided_by_their_own_claim() -> None:
+    assert claim_row("C1", 0.2, 0.1, 0.3, 40)["verdict"] == "reproduced"
+    assert claim_row("C5", 0.2, 0.1, 0.3, 40)["verdict"] == "not reproduced"
+    assert claim_row("C3", False)["verdict"] == "fails"
+    assert claim_row("C1", 0.2, 0.1, 0.3, 40, unit="probability")["unit"] == "probability"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("C10", 1.0, 0.5, 2.0, 3), "C1, C2"),
+        (("C3", True, 0.5, 2.0, 3), "holds or fails"),
+        (("C9", 0.3), "holds or fails"),
+        (("C5", 1.0), "low and high"),
+    ],
+)
+def test_rows_that_make_no_sense(arguments: tuple, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        claim_row(*arguments)
+
+
+def test_gathering(tmp_path: Path) -> None:
+    save_claims(
+        tmp_path, "03", [claim_row("C5", 8.0, 6.0, 10.0, 120, detail="CAM 53.0, DGL 61.0"), claim_row("C3", True)]
+    )
+    save_claims(
+        tmp_path, "02", [claim_row("C1", 0.4, 0.1, 0.7, 120), claim_row("C1", 0.1, -0.1, 0.3, 120, detail="p_c")]
+    )
+    table = claims_table(tmp_path)
+    assert list(table.columns) == COLUMNS
+    assert table["claim"].tolist() == ["C1", "C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9"]
+    assert table["verdict"].tolist()[:6] == [
+        "reproduced",
+        "undecided",
+        "not measured",
+        "holds",
+        "not measured",
+        "reproduced",
+    ]
+    text = claims_markdown(tmp_path)
+    assert "+8.00 [+6.00, +10.00] points; CAM 53.0, DGL 61.0" in text
+    assert "nan" not in text.lower()
+    assert len(text.splitlines()) == 12
+
+
+def test_markdown_keeps_its_columns() -> None:
+    assert markdown(["a", "b"], [["x|y", "two\nlines"]]) == "| a | b |\n| --- | --- |\n| x\\|y | two lines |"
+
+
+def test_deviations() -> None:
+    table = deviations()
+    assert list(table.columns) == ["topic", "paper", "code", "ours", "why"]
+    wanted = {"padding", "pooling", "schedule", "data", "class", "threshold", "scales", "fusion"}
+    assert wanted <= set(table["topic"])
+    assert (table != "").all(axis=None)
+    assert len(deviations_markdown().splitlines()) == len(table) + 2

@@ -1,0 +1,169 @@
+"""Image files of every kind to arrays, parts of a data set, and data sets by name."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgl_lib.datasets import Record, first_per_class, load
+from dgl_lib.datasets.images import image_size, read_image, read_mask
+from dgl_lib.errors import UserError
+
+GREY = np.array([[0, 100, 255], [10, 20, 30]], dtype=np.uint8)
+COLOUR = np.stack([GREY, GREY[::-1], GREY // 2], axis=-1)
+
+
+def saved(tmp_path, image: Image.Image, name: str = "image.png", **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def test_read_image_modes(tmp_path):
+    grey = np.repeat(GREY[..., None], 3, axis=-1)
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(COLOUR))), COLOUR)
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(GREY))), grey)
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(GREY.astype(np.uint16) * 257))), grey)
+    bilevel = read_image(saved(tmp_path, Image.fromarray(GREY > 15)))
+    assert np.array_equal(bilevel, np.repeat(((GREY > 15) * 255)[..., None], 3, axis=-1))
+    palette = Image.fromarray(np.array([[0, 1], [1, 0]], dtype=np.uint8), mode="P")
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    low, high = [10, 20, 30], [40, 50, 60]
+    assert read_image(saved(tmp_path, palette)).tolist() == [[low, high], [high, low]]
+    assert read_image(saved(tmp_path, palette, transparency=1))[0].tolist() == [low, [255, 255, 255]]
+
+
+def test_read_image_lays_transparency_over_white(tmp_path):
+    pixels = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 51]]], dtype=np.uint8)
+    expected = [[[200, 0, 0], [255, 255, 255], [204, 204, 204]]]  # 255 * (1 - 51/255) = 204
+    assert read_image(saved(tmp_path, Image.fromarray(pixels))).tolist() == expected
+
+
+def test_read_image_cmyk(tmp_path):
+    flat = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # no cyan, full magenta and yellow: red
+    assert np.abs(read_image(saved(tmp_path, flat, "c.jpg", quality=100)).astype(int) - [255, 0, 0]).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.transpose(1, 0, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: a[::-1, ::-1].transpose(1, 0, 2)),
+        (8, lambda a: np.rot90(a, 1)),
+    ],
+)
+def test_read_image_turns_as_exif_says(tmp_path, orientation, upright):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("image.png", "image.jpg"):
+        path = saved(tmp_path, Image.fromarray(COLOUR), name, exif=exif)
+        assert image_size(path) == upright(COLOUR).shape[:2]
+        assert image_size(path, oriented=False) == COLOUR.shape[:2]
+    assert np.array_equal(read_image(tmp_path / "image.png"), upright(COLOUR))
+
+
+def test_read_image_without_a_fixed_range(tmp_path):
+    path = saved(tmp_path, Image.fromarray(GREY.astype(np.float32)), "image.tiff")
+    with pytest.raises(UserError, match=r"image\.tiff: 'F' pixels"):
+        read_image(path)
+
+
+def test_read_mask(tmp_path):
+    assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(GREY))), GREY)
+    palette = Image.fromarray(GREY, mode="P")
+    palette.putpalette(list(range(256)) * 3)
+    assert np.array_equal(read_mask(saved(tmp_path, palette)), GREY)
+    bilevel = read_mask(saved(tmp_path, Image.fromarray(GREY > 15)))
+    assert np.array_equal(bilevel, GREY > 15) and bilevel.dtype == np.uint8
+    with pytest.raises(UserError, match=r"image\.png: a mask has one channel .* 'RGB'"):
+        read_mask(saved(tmp_path, Image.fromarray(COLOUR)))
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_bad_files(tmp_path, read, kind):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, kind)
+    whole = buffer.getvalue()
+    path = tmp_path / "bad"
+    for content in (None, b"", b"text", whole[:10], whole[: len(whole) // 2]):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    path.write_bytes(whole)
+    assert read(path).shape[:2] == noise.shape
+
+
+def test_corrupt_png(tmp_path):
+    path = saved(tmp_path, Image.fromarray(COLOUR))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        read_image(path)
+
+
+def test_folder_is_no_image(tmp_path):
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        read_image(tmp_path)
+
+
+class Listed:
+    """A data set of labels alone."""
+
+    name, split, digest = "listed", "test", "0" * 64
+
+    def __init__(self, labels: list[int], classes: tuple[str, ...] = ("a", "b")):
+        self.labels, self.classes = np.array(labels), classes
+        self.names = [str(i) for i in range(len(labels))]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> np.ndarray:
+        return np.full((1, 1, 3), index, dtype=np.uint8)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.names[index], self.image(index), int(self.labels[index]), np.zeros((0, 4), np.int32))
+
+
+def test_first_per_class():
+    data = Listed([1, 0, 1, 1, 0, 0])
+    assert first_per_class(data, 0) is data
+    two = first_per_class(data, 2)
+    assert two.names == ["0", "1", "2", "4"] and two.labels.tolist() == [1, 0, 1, 0] and len(two) == 4
+    assert two[3].name == "4" and two.image(3).item(0) == 4
+    assert len({data.digest, two.digest, first_per_class(data, 1).digest}) == 3
+    assert len(first_per_class(data, 100)) == 6
+    with pytest.raises(UserError, match="-1 given"):
+        first_per_class(data, -1)
+    with pytest.raises(UserError, match="'b' has no image"):
+        first_per_class(Listed([0, 0]), 1)
+
+
+def test_load_refuses_unknown_names():
+    with pytest.raises(UserError, match="'cats'; allowed: creatures, pets"):
+        load("cats", "test")
+    for name in ("creatures", "pets"):
+        with pytest.raises(UserError, match=f"{name}: unknown split 'trainval'; allowed: train, val, test"):
+            load(name, "trainval")
+
+
+def test_load_pets_not_there(tmp_path):
+    with pytest.raises(UserError, match="not the Oxford-IIIT Pet data set"):
+        load("pets", "test", root=tmp_path)
+
+
+def test_load_creatures():
+    pytest.importorskip("cv2")
+    data = load("creatures", "val", per_class=1)
+    assert data.name == "creatures" and data.split == "val"
+    assert data.labels.tolist() and sorted(data.labels) == list(range(len(data.classes)))

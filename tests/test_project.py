@@ -1,0 +1,353 @@
+"""The project's own order: one set of pins, one direction of imports, no machine's paths, nothing too large."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+MB = 1 << 20
+
+# Where the name to import is not the name to install.
+DISTRIBUTION = {
+    "cv2": "opencv-python-headless",
+    "IPython": "ipykernel",
+    "packaging": "pytest",
+    "PIL": "pillow",
+    "yaml": "PyYAML",
+}
+
+# A module imports only from modules on its own line or above.
+LINE = [
+    ["errors"],
+    ["files"],
+    ["datasets.records", "datasets.images"],
+    ["models"],
+    ["taps"],
+    ["localize"],
+    ["maps"],
+    ["boxes"],
+    ["metrics"],
+    ["datasets"],
+    ["training"],
+    ["evaluation"],
+    ["claims"],
+    ["parameters", "paths", "notebooks", "manifest", "plan"],
+    ["study", "readme"],
+    ["plots"],
+    ["cli"],
+    ["__main__"],
+]
+RANK = {name: rank for rank, names in enumerate(LINE) for name in names}
+
+
+def files(*folders: str) -> list[Path]:
+    """What git has, or would add, in these folders of the project (all of it for no folder)."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *folders]
+    listing = subprocess.run(command, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in listing.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def pins(text: str) -> dict[str, str]:
+    """{canonical name: version} of lines ``name==version  # what for``; anything that is not an exact pin fails."""
+    found = {}
+    for line in text.splitlines():
+        if pin := line.split("#")[0].strip():
+            name, version = pin.split("==")
+            assert canonicalize_name(name) not in found, f"{name} is pinned twice"
+            found[canonicalize_name(name)] = version
+    return found
+
+
+def requirements() -> dict[str, str]:
+    return pins((ROOT / "requirements.txt").read_text())
+
+
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def imported(source: str) -> Iterator[str]:
+    """Dotted names a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def notebook_source(path: Path) -> str:
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    return "\n".join("".join(cell["source"]) for cell in cells)
+
+
+# Packages
+
+
+def test_every_pin_says_what_it_is_for():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line]
+    assert not [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+ +# \S.*", line)]
+
+
+def test_conda_environment_has_the_same_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda, [pip] = environment["dependencies"][:-1], environment["dependencies"][-1:]
+    assert pins("\n".join(pip["pip"])) == requirements()
+    assert conda == ["python=3.11", "pip"]
+    assert "conda-forge" in environment["channels"]
+
+
+def test_constraints_agree_with_requirements():
+    constraints = pins((ROOT / "constraints.txt").read_text())
+    assert {name: constraints.get(name) for name in requirements()} == requirements()
+
+
+def test_pins_lie_in_the_ranges_of_the_package():
+    pinned = requirements()
+    for text in pyproject()["project"]["dependencies"] + pyproject()["build-system"]["requires"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), text
+
+
+@pytest.mark.parametrize("folder", ["dgl_lib", "tests", "notebooks"])
+def test_every_imported_package_is_listed(folder: str):
+    if folder == "dgl_lib":  # what the installed package needs
+        listed = {canonicalize_name(Requirement(text).name) for text in pyproject()["project"]["dependencies"]}
+    else:
+        listed = set(requirements())
+    ours = {"dgl_lib", "tests", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    for path in files(folder):
+        if path.suffix not in (".py", ".ipynb"):
+            continue
+        source = path.read_text(encoding="utf-8") if path.suffix == ".py" else notebook_source(path)
+        for name in {dotted.split(".")[0] for dotted in imported(source)} - ours - sys.stdlib_module_names:
+            assert canonicalize_name(DISTRIBUTION.get(name, name)) in listed, f"{path.name} imports {name}"
+
+
+# The library
+
+
+def rank(module: str) -> int:
+    """Place in the line of a module or of a thing in a module: the longest known beginning of its dotted name."""
+    parts = module.split(".")[1:]
+    for end in range(len(parts), 0, -1):
+        if ".".join(parts[:end]) in RANK:
+            return RANK[".".join(parts[:end])]
+    raise AssertionError(f"{module} has no place in the line of modules: give it one in LINE")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "dgl_lib").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_line(path: Path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    names = {name for name in imported(path.read_text(encoding="utf-8")) if name.startswith("dgl_lib.")}
+    if module == "dgl_lib":
+        assert not names
+        return
+    names -= {"dgl_lib.__version__"}
+    assert not [name for name in names if rank(name) > rank(module)], f"{module} imports from later in the line"
+
+
+def python(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT]))}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+
+
+def test_import_is_light():
+    heavy = {"pandas", "matplotlib", "seaborn", "papermill", "IPython"}
+    result = python(f"import sys, dgl_lib; print({heavy} & set(sys.modules))")
+    assert result.stdout == "set()\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    "failure",
+    ["RuntimeError('operator torchvision::nms does not exist')", "OSError('libtorch_cpu.so: undefined symbol')"],
+)
+def test_mismatched_pair_says_what_to_do(tmp_path: Path, failure: str):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(f"raise {failure}\n")
+    result = python("import dgl_lib", tmp_path)
+    assert result.returncode == 1
+    message = result.stderr.splitlines()[-1]
+    assert message.startswith("ImportError: torch and torchvision do not load together (torch ")
+    assert failure.split("'")[1] in message
+    assert "requirements.txt" in message
+    assert "same package index" in message
+    assert "During handling" not in result.stderr
+
+
+def test_one_version():
+    dgl_lib = pytest.importorskip("dgl_lib")
+    assert re.search(rf"^version: {re.escape(dgl_lib.__version__)}$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert f"## [{dgl_lib.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_package_data_is_complete():
+    patterns = pyproject()["tool"]["setuptools"]["package-data"]["dgl_lib"]
+    data = [path for path in files("dgl_lib") if path.suffix != ".py"]
+    assert not [p for p in data if not any(p.relative_to(ROOT / "dgl_lib").match(pattern) for pattern in patterns)]
+
+
+# What is committed
+
+
+MACHINE_PATH = re.compile(
+    r"(?:file://|(?<![\w.-])(?:/(?:home|root|tmp|work|Users|opt|mnt|private|var|content|usr/lib|usr/local)/|[A-Za-z]:\\))\S{0,60}"
+)
+PICTURE = re.compile(r'"image/\w+": ?"[^"]*"|data:image/\w+;base64,[\w+/=]*')
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("saved to /home/ada/dgl/results", True),
+        ('"cwd": "/work/main"', True),
+        ("'/Users/ada/x.png'", True),
+        (r"C:\Users\ada", True),
+        ("file:///etc/passwd", True),
+        ("https://example.org/home/ada", False),
+        ("results/tmp/a.csv and a/root/b", False),
+        ("10:\\n20", False),
+        ('"image/png": "iVBORw0KGgo\\n /tmp/abc/home/"', False),
+    ],
+)
+def test_machine_paths_are_recognised(text: str, found: bool):
+    assert bool(MACHINE_PATH.search(PICTURE.sub("", text))) == found
+
+
+def test_no_path_of_a_machine():
+    found = []
+    for path in files("results", "notebooks", "dgl_lib/profiles"):
+        if path.suffix in {".ipynb", ".csv", ".json", ".md", ".yaml", ".yml", ".txt", ".svg", ".html", ".log"}:
+            text = PICTURE.sub("", path.read_text(encoding="utf-8"))
+            found += [f"{path.relative_to(ROOT)}: {match}" for match in MACHINE_PATH.findall(text)]
+    assert not found
+
+
+def test_sizes():
+    size = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in files()}
+    assert not {k: v for k, v in size.items() if v > (10 if k.startswith("dgl_lib/checkpoints/") else 4) * MB}
+    assert sum(v for k, v in size.items() if k.startswith("results/")) < 25 * MB
+
+
+def test_executed_notebooks_show_no_error():
+    for path in files("results"):
+        if path.suffix == ".ipynb":
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            assert not [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"], path
+
+
+def test_runs_are_ignored_by_git():
+    paths = [".venv/x", "results/.quick/x.png", "results/.runs/x", "results/.photos/x.png", "data/x.jpg"]
+    result = subprocess.run(["git", "-C", str(ROOT), "check-ignore", *paths], capture_output=True, text=True)
+    if result.returncode == 128:
+        pytest.skip("not a git checkout")
+    assert result.stdout.split() == paths
+
+
+@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="no README")
+def test_links_of_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    local = [link.split("#")[0] for link in links if not re.match(r"https?:|mailto:|#", link)]
+    assert not [link for link in local if not (ROOT / link).exists()]
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    assert not [link for link in links if link.startswith("#") and link[1:] not in anchors]
+
+
+def test_licence():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert "The DGL reproduction authors" in text
+    assert pyproject()["project"]["license"] == "Apache-2.0"
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["license"] == "Apache-2.0"
+
+
+# One command for everyone
+
+
+def test_every_runner_calls_make_test():
+    assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(), re.M)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert {"run": "bash .ci/run"} in workflow["jobs"]["test"]["steps"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize(
+    ("target", "parts"),
+    [
+        ("study", ["-m dgl_lib study creatures"]),
+        ("study PROFILE=pets", ["-m dgl_lib study pets"]),
+        ("test", ["ruff check .", "ruff format --check .", "mypy", "pytest tests", "--nbval"]),
+        ("notebooks", ["-m dgl_lib notebooks"]),
+        ("lab", ["jupyterlab notebooks"]),
+        ("clean", ["rm -rf .venv"]),
+    ],
+)
+def test_make_targets(target: str, parts: list[str]):
+    environment = {k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "MAKELEVEL", "PROFILE"}}
+    command = ["make", "-C", str(ROOT), "--dry-run", *target.split()]
+    shown = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert shown.returncode == 0, shown.stderr
+    assert not [part for part in parts if part not in shown.stdout]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_old_python_is_refused_in_one_line(tmp_path: Path):
+    old = tmp_path / "old-python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1 && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    command = ["make", "-C", str(ROOT), "env", f"VENV={tmp_path / 'venv'}", f"PYTHON={old}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert [line for line in result.stderr.splitlines() if "make" not in line] == [
+        f"error: Python 3.11 or newer is needed, {old} is Python 3.9.1: name another with PYTHON=..."
+    ]
+    assert not (tmp_path / "venv").exists()
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+@pytest.mark.parametrize(("start", "writes", "code"), [("clean", True, 1), ("clean", False, 0), ("dirty", True, 0)])
+def test_a_session_that_changes_the_tree_fails(tmp_path: Path, start: str, writes: bool, code: int):
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    shutil.copy(ROOT / "tests" / "conftest.py", tests)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / ".gitignore").write_text("__pycache__/\n.pytest_cache/\n.hypothesis/\n")
+    line = "__import__('pathlib').Path('left-behind.txt').touch()" if writes else "pass"
+    (tests / "test_one.py").write_text(f"def test_one():\n    {line}\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "--all")
+    git(tmp_path, "commit", "--quiet", "--message=all")
+    if start == "dirty":
+        (tmp_path / "work-in-progress.txt").touch()
+    command = [sys.executable, "-m", "pytest", "-q", "tests"]
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert ("left-behind.txt" in result.stdout) == bool(code)
