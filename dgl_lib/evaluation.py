@@ -1,8 +1,8 @@
 """From a classifier and a data set to a table: raw maps once, with the network; scores as often as wanted, without it.
 
-    raw_maps   network: data set x methods x layers at one scale -> raw maps, kept in parts that survive a kill
-    score      raw maps -> post-processing -> histograms an image (METHOD's one order, the same for every method)
-    report     choose the threshold on validation, report on test -> one tidy table
+raw_maps   network: data set x methods x layers at one scale -> raw maps, kept in parts that survive a kill
+score      raw maps -> post-processing -> histograms an image (METHOD's one order, the same for every method)
+report     choose the threshold on validation, report on test -> one tidy table
 """
 
 from __future__ import annotations
@@ -199,9 +199,9 @@ def score(
         processed = [
             m
             for method, layer in pairs
-            for m in _process({s: maps[s].maps[method, layer][i] for s in maps}, settings, mask.shape)  # type: ignore[arg-type]
+            for m in _process({s: maps[s].maps[method, layer][i] for s in maps}, settings, mask.shape)
         ]
-        processed += [baseline(mask.shape) for baseline in BASELINES.values()]  # type: ignore[arg-type]
+        processed += [baseline(mask.shape) for baseline in BASELINES.values()]
         for row, m in enumerate(processed):
             hist[row, i] = metrics.histograms(to_uint8(m), mask, ignore, part)
     return Scores(pd.DataFrame(rows), hist, list(dataset.names), np.asarray(dataset.labels), has_part)
@@ -248,16 +248,16 @@ def at(curve: np.ndarray, threshold: int) -> np.ndarray:
 
 
 def report(val: Scores, test: Scores) -> pd.DataFrame:
-    """Every row's scores on test at the threshold chosen on validation, in percent, with 95 % bootstrap intervals.
+    """Every row's test scores in percent at the threshold chosen on validation, with 95 % bootstrap intervals.
 
-    Columns: method, layer, scales, kernel; ``threshold`` (0..255) and ``val_iou`` at it; ``iou``, ``low``, ``high`` (mean
-    over test images of the foreground IoU); ``iou_pooled``; ``miou`` (over object and background, mean over images);
+    Columns: method, layer, scales, kernel; ``threshold`` (0..255) and ``val_iou`` at it; ``iou``, ``low``, ``high``
+    (foreground IoU, mean over test images); ``iou_pooled``; ``miou`` (over object and background, mean over images);
     ``precision``, ``recall_part``, ``recall_rest``; and, under its own name because it is chosen on test,
     ``test_peak`` with ``test_peak_threshold`` as LID's protocol takes it.
     """
     table = []
     for i, row in enumerate(val.rows.to_dict("records")):
-        hist = test.find(**row)
+        hist = test.find(**{str(key): value for key, value in row.items()})
         t = choose(val.hist[i])
         curve = metrics.iou(hist)
         mean = metrics.bootstrap(at(curve, t))
@@ -289,6 +289,6 @@ def _mean(values: np.ndarray) -> float:
 
 
 def gain(val: Scores, test: Scores, row: dict, over: dict) -> metrics.Interval:
-    """Paired gain in mean test IoU (points) of ``row`` over another row, each at its own validation-chosen threshold."""
+    """Paired gain in mean test IoU (points) of ``row`` over another, each at its own validation-chosen threshold."""
     a, b = (at(metrics.iou(test.find(**r)), choose(val.find(**r))) for r in (row, over))
     return metrics.bootstrap(100 * (a - b))

@@ -28,7 +28,9 @@ from dgl_lib.taps import frozen, tap
 
 def n(X: Tensor) -> Tensor:
     """X / ||X||_F for each image of (N, K, h, w), over h, w and K together; n(0) = 0."""
-    X = X / _nonzero(X.abs().amax((1, 2, 3), keepdim=True))  # first to 1 at the most: tiny gradients square to 0 in float32
+    X = X / _nonzero(
+        X.abs().amax((1, 2, 3), keepdim=True)
+    )  # first to 1 at the most: tiny gradients square to 0 in float32
     return X / _nonzero(torch.linalg.vector_norm(X, dim=(1, 2, 3), keepdim=True))
 
 
@@ -75,9 +77,9 @@ class Triple(NamedTuple):
 
 
 class Gradients(dict[str, Triple]):
-    """``{layer: (S, G_c, G_J)}`` and, from the same pass, ``logits`` (N, C), ``classes`` (N,) and ``heads``.
+    """``{layer: (S, G_c, G_J)}`` with the same pass's ``logits`` (N, C), ``classes`` (N,) and ``heads``.
 
-    ``heads[layer]`` is the class's weights w_c (N, K) where the logits are exactly fc(mean over h,w of S), as CAM needs.
+    ``heads[layer]`` is the class's weights w_c (N, K) where the logits are fc(mean over h,w of S), as CAM needs.
     """
 
     logits: Tensor
@@ -103,7 +105,7 @@ def gradients(
         classes: (N,) whole numbers, or None for the class predicted in this same pass.
         layers: dotted module names, in any order.
         alpha: scale of the label in the released rule, > 0; without effect in the autograd rule.
-        rule: "released" (dJ/dl = p - alpha y) or "autograd" (dJ/dl along p - y), see ``loss_released``, ``loss_autograd``.
+        rule: "released" (dJ/dl = p - alpha y) or "autograd" (dJ/dl along p - y): ``loss_released``, ``loss_autograd``.
 
     Returns:
         ``{layer: (S, G_c, G_J)}``, detached, on the images' device; S is the module's true output.
@@ -167,9 +169,11 @@ def _cam_heads(model: nn.Module, found: Gradients) -> dict[str, Tensor]:
     for layer, (S, _, _) in found.items():
         pooled = S.mean((2, 3))  # N x K
         for fc in (m for m in model.modules() if isinstance(m, nn.Linear)):
-            if fc.weight.shape == (found.logits.shape[1], S.shape[1]):
-                if torch.allclose(fc(pooled), found.logits, rtol=1e-3, atol=1e-3 * float(found.logits.abs().max())):
-                    heads[layer] = fc.weight.detach()[found.classes]  # N x K
+            fits = fc.weight.shape == (found.logits.shape[1], S.shape[1])
+            if fits and torch.allclose(
+                fc(pooled), found.logits, rtol=1e-3, atol=1e-3 * float(found.logits.abs().max())
+            ):
+                heads[layer] = fc.weight.detach()[found.classes]  # N x K
     return heads
 
 
@@ -263,7 +267,7 @@ _FORMULAS: dict[str, Method] = {
 
 @dataclass
 class Localization:
-    """Raw, signed maps of one batch: ``maps[method][layer]`` (N, h, w), with the ``logits`` and ``classes`` behind them."""
+    """Raw, signed maps of one batch: ``maps[method][layer]`` (N, h, w), with the pass's ``logits`` and ``classes``."""
 
     logits: Tensor
     classes: Tensor
@@ -298,7 +302,9 @@ def localize(
     out = Localization(found.logits, found.classes)
     for name in methods:
         if name == "cam":
-            out.maps[name] = {layer: cam(found[layer].S, found.heads[layer]) for layer in layers if layer in found.heads}
+            out.maps[name] = {
+                layer: cam(found[layer].S, found.heads[layer]) for layer in layers if layer in found.heads
+            }
             _tell_where_cam_is_missing(layers, found.heads)
         else:
             out.maps[name] = {layer: _FORMULAS[name].formula(*found[layer]) for layer in layers}

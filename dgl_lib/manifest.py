@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -92,3 +93,18 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> Path:
     path = folder / "manifest.json"
     write_text(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return path
+
+
+def publish(stage: Path, target: Path) -> None:
+    """Move a finished run's files to ``target``; files that only the run before it made go, others stay."""
+    old = target / "manifest.json"
+    made_before = json.loads(old.read_text(encoding="utf-8"))["files"] if old.is_file() else {}
+    old.unlink(missing_ok=True)  # while files change, no manifest describes them
+    files = sorted((p for p in stage.rglob("*") if p.is_file()), key=lambda p: p.name == "manifest.json")
+    for name in set(made_before) - {p.relative_to(stage).as_posix() for p in files}:
+        (target / name).unlink(missing_ok=True)
+    for file in files:
+        place = target / file.relative_to(stage)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, place)
+    shutil.rmtree(stage)

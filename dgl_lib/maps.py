@@ -27,7 +27,9 @@ def minmax(m: Tensor) -> Tensor:
     m = torch.as_tensor(m)
     m = m if m.is_floating_point() else m.float()
     if not m.isfinite().all():
-        raise UserError(f"map: {int((~m.isfinite()).sum())} of {m.numel()} values are NaN or infinite, finite ones needed")
+        raise UserError(
+            f"map: {int((~m.isfinite()).sum())} of {m.numel()} values are NaN or infinite, finite ones needed"
+        )
     low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)
     span = high - low
     return (m - low) / torch.where(span == 0, torch.ones_like(span), span)

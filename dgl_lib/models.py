@@ -266,7 +266,9 @@ def _fill(model: SPGPlain, state: dict[str, Tensor], name: str) -> None:
             kind = "a checkpoint of SPG-plain" if whole else "an Inception-v3 trunk (stem to Mixed_6e)"
             detail = f"width {model.width}, {model.num_classes} classes"
             raise UserError(f"weights {name!r} {what} {key}{shapes}{more}: not {kind} of {detail}")
-    model.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)  # copies float16 to float32
+    model.load_state_dict(
+        {key: state[key] for key in wanted if key in state}, strict=False
+    )  # copies float16 to float32
     model.freeze_batch_norm = not whole
 
 
@@ -294,7 +296,7 @@ def save_checkpoint(model: SPGPlain, path: str | Path, **facts: object) -> None:
 
 
 def _sorted_header(file: bytes) -> bytes:
-    """The same safetensors file with its header's entries in order: safetensors shuffles them, and bytes must repeat."""
+    """The same safetensors file, its header's entries in order: safetensors shuffles them, and bytes must repeat."""
     length = int.from_bytes(file[:8], "little")
     header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True).encode()
     header += b" " * (-len(header) % 8)  # tensors stay aligned to 8 bytes
@@ -310,7 +312,9 @@ def load_checkpoint(path: str | Path) -> SPGPlain:
     path = Path(path)
     _, header = _read(path)
     if header.get("architecture") != "spg_plain":
-        raise UserError(f"{path.name!r} is not a checkpoint of this project: its header names no architecture spg_plain")
+        raise UserError(
+            f"{path.name!r} is not a checkpoint of this project: its header names no architecture spg_plain"
+        )
     classes = tuple(json.loads(header["classes"]))
     model = spg_plain(len(classes), width=json.loads(header["width"]), weights=path)
     model.classes = classes

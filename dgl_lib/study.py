@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -23,15 +23,30 @@ from dgl_lib import claims, datasets, manifest, notebooks, paths
 from dgl_lib.datasets import Dataset, Subset
 from dgl_lib.datasets.creatures import Creatures
 from dgl_lib.errors import UserError
+from dgl_lib.evaluation import Maps, raw_maps
 from dgl_lib.files import exclusive, sha256, write_text
-from dgl_lib.models import spg_plain
+from dgl_lib.models import SPG_PLAIN_LAYERS, SPGPlain, load_checkpoint, spg_plain
 from dgl_lib.parameters import check_notebook
 from dgl_lib.paths import checkpoint_path, project_root, results_folder
 from dgl_lib.plan import Plan, read_plan
 from dgl_lib.training import fit, pick_device, read_history
 
-__all__ = ["check", "checkpoint_path", "load", "project_root", "read_plan", "results_folder", "run", "train_classifier"]
+__all__ = [
+    "check",
+    "checkpoint_path",
+    "classifier",
+    "load",
+    "maps_of_layers",
+    "maps_of_scales",
+    "part",
+    "project_root",
+    "read_plan",
+    "results_folder",
+    "run",
+    "train_classifier",
+]
 
+CAM_LAYER = SPG_PLAIN_LAYERS[-1].name  # the only one that nothing but pooling and a linear layer follow
 FORMAT = 1  # raised when a change to the library makes earlier cached runs wrong
 
 FIT = (
@@ -179,27 +194,66 @@ def run(profile: str, settings: Sequence[str] = (), *, until: str = "notebooks",
         write_text(stage / "deviations.csv", claims.deviations().to_csv(index=False, lineterminator="\n"))
         command = " ".join(["python -m dgl_lib study", profile, *(f"--set {setting}" for setting in settings)])
         manifest.write_manifest(stage, _facts(plan, checkpoint, command, seconds))
-        publish(stage, target)
+        manifest.publish(stage, target)
     return target
 
 
+def part(parameters: Mapping[str, Any], split: str) -> Dataset:
+    """The images of "val" or "test" that a study localizes: ``val_per_class`` or ``test_per_class`` of each class."""
+    return datasets.first_per_class(load(parameters["data"], split), parameters[f"{split}_per_class"])
+
+
+def classifier(parameters: Mapping[str, Any]) -> SPGPlain:
+    """The trained classifier that ``checkpoint`` names. UserError: its classes are not those of ``data``."""
+    model = load_checkpoint(checkpoint_path(parameters["checkpoint"]))
+    if model.classes != (classes := load(parameters["data"], "val").classes):
+        raise UserError(
+            f"checkpoint {parameters['checkpoint']!r} knows {len(model.classes)} classes ({model.classes[0]}, ..), "
+            f"{parameters['data']!r} has {len(classes)} ({classes[0]}, ..)"
+        )
+    return model
+
+
+def maps_of_layers(parameters: Mapping[str, Any], split: str, *, progress: bool = False) -> Maps:
+    """Raw maps of notebook 03, kept on disk: ``layers`` x ``methods``, the plain features, and CAM where it exists."""
+    methods = dict.fromkeys(["cam", "features", *parameters["methods"]])
+    return _raw_maps(parameters, split, parameters["layers"], methods, 1.0, progress)
+
+
+def maps_of_scales(parameters: Mapping[str, Any], split: str, *, progress: bool = False) -> dict[float, Maps]:
+    """Raw maps of notebook 04, by scale, kept on disk: its methods and both branches on ``layer``, CAM on its own."""
+    methods = dict.fromkeys([*parameters["ablation_methods"], "dgl", "enhanced_map", "pixel_selection"])
+    scales = sorted({1.0, *map(float, parameters["scales"])})
+    layers = dict.fromkeys([parameters["layer"], CAM_LAYER])
+    return {s: _raw_maps(parameters, split, layers, methods, s, progress) for s in scales}
+
+
+def _raw_maps(
+    p: Mapping[str, Any], split: str, layers: Iterable[str], methods: Iterable[str], scale: float, progress: bool
+) -> Maps:
+    return raw_maps(
+        classifier(p),
+        part(p, split),
+        layers=list(layers),
+        methods=list(methods),
+        scale=scale,
+        size=p["image_size"],
+        alpha=p["alpha"],
+        rule=p["rule"],
+        device=p["device"],
+        folder=paths.runs_folder(),
+        progress=progress,
+    )
+
+
 def evaluate(plan: Plan, *, progress: bool = True) -> None:
-    """Compute the raw maps that the notebooks will ask for, with a bar here that a kernel could not draw."""
-
-
-def publish(stage: Path, target: Path) -> None:
-    """Move a finished run's files to ``target``; files that only the run before it made go, others stay."""
-    old = target / "manifest.json"
-    made_before = json.loads(old.read_text(encoding="utf-8"))["files"] if old.is_file() else {}
-    old.unlink(missing_ok=True)  # while files change, no manifest describes them
-    files = sorted((p for p in stage.rglob("*") if p.is_file()), key=lambda p: p.name == "manifest.json")
-    for name in set(made_before) - {p.relative_to(stage).as_posix() for p in files}:
-        (target / name).unlink(missing_ok=True)
-    for file in files:
-        place = target / file.relative_to(stage)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, place)
-    shutil.rmtree(stage)
+    """Compute the raw maps that the notebooks will ask for, with bars here that a kernel could not draw."""
+    for parameters in plan.notebooks.values():
+        for split in ("val", "test"):
+            if {"layers", "methods"} <= parameters.keys():
+                maps_of_layers(parameters, split, progress=progress)
+            if {"scales", "ablation_methods"} <= parameters.keys():
+                maps_of_scales(parameters, split, progress=progress)
 
 
 def rerun_committed(*, progress: bool = True) -> None:

@@ -26,7 +26,8 @@ def find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
         if name not in modules:
             close = difflib.get_close_matches(name, modules, n=3)
             names = close or [n for n, _ in model.named_children()]
-            raise UserError(f"layer {name!r} is not in {type(model).__name__}; {'near it' if close else 'it has'}: {', '.join(names)}")
+            which = "near it" if close else "it has"
+            raise UserError(f"layer {name!r} is not in {type(model).__name__}; {which}: {', '.join(names)}")
         if list(layers).count(name) > 1:
             raise UserError(f"layer {name!r} is asked for twice")
     return {name: modules[name] for name in layers}

@@ -9,6 +9,7 @@ import csv
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class Crops:
 
 
 def batches(count: int, batch_size: int, seed: int, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
-    """The keys (epoch, index) of steps ``start`` .. ``stop``: a new order each epoch, its last partial batch dropped."""
+    """The keys (epoch, index) of steps ``start`` .. ``stop``: a new order each epoch, a last partial batch dropped."""
     per_epoch = max(1, count // batch_size)
     order, ordered = np.arange(0), -1
     for step in range(start, stop):
@@ -74,13 +75,17 @@ def batches(count: int, batch_size: int, seed: int, start: int, stop: int) -> It
         yield [(epoch, int(i)) for i in order[place * batch_size : (place + 1) * batch_size]]
 
 
-def parameter_groups(model: SPGPlain, learning_rate: float, trunk_learning_rate: float, weight_decay: float) -> list[dict]:
+def parameter_groups(
+    model: SPGPlain, learning_rate: float, trunk_learning_rate: float, weight_decay: float
+) -> list[dict]:
     """Trunk and new layers at their own rates; decay on weights only, never on biases and batch norm."""
     trunk = set(model.trunk_names())
     groups = []
     for in_trunk, rate in ((True, trunk_learning_rate), (False, learning_rate)):
         for is_weight, decay in ((True, weight_decay), (False, 0.0)):
-            chosen = [p for name, p in model.named_parameters() if (name in trunk) == in_trunk and (p.ndim > 1) == is_weight]
+            chosen = [
+                p for name, p in model.named_parameters() if (name in trunk) == in_trunk and (p.ndim > 1) == is_weight
+            ]
             groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
     return groups
 
@@ -127,11 +132,14 @@ def fit(
         UserError: classes that do not fit, no images, sizes out of range; RuntimeError: the loss is not finite.
     """
     if train.classes != val.classes or len(train.classes) != model.num_classes:
-        raise UserError(f"classes: {len(train.classes)} to train, {len(val.classes)} to validate, {model.num_classes} in the head")
+        raise UserError(
+            f"classes: {len(train.classes)} to train, {len(val.classes)} to validate, {model.num_classes} in the head"
+        )
     if not 0 < crop <= resize:
         raise UserError(f"crop: {crop} given, 1..{resize} (resize) allowed")
     if epochs < 1 or batch_size < 1 or not len(train) or not len(val):
-        raise UserError(f"{epochs} epochs of batches of {batch_size} from {len(train)} images, {len(val)} to validate: none may be 0")
+        sizes = f"{epochs} epochs of batches of {batch_size}, {len(train)} images to train, {len(val)} to validate"
+        raise UserError(f"{sizes}: none of them may be 0")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     finished, unfinished = folder / "classifier.safetensors", folder / "unfinished.pt"
@@ -166,7 +174,8 @@ def fit(
 
     keys = batches(len(train), batch_size, seed, run["step"], steps)
     # A generator of its own: the loader would otherwise draw from the global one, which dropout's resume relies on.
-    loader = DataLoader(Crops(train, resize, crop, seed), batch_sampler=keys, collate_fn=list, generator=torch.Generator())  # type: ignore[arg-type]
+    crops: Any = Crops(train, resize, crop, seed)
+    loader: DataLoader = DataLoader(crops, batch_sampler=keys, collate_fn=list, generator=torch.Generator())
     bar = tqdm(loader, total=steps, initial=run["step"], desc="training", unit="step", disable=not progress)
     started = time.perf_counter() - run["seconds"]
     model.train()
@@ -221,11 +230,11 @@ def predict(model: nn.Module, dataset: Dataset, size: int, batch_size: int = 32)
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+    parts = []
     with torch.autocast(device.type, torch.bfloat16, enabled=was_training and bf16_is_fast(device)):
-        parts = [
-            model(preprocess(model, [dataset.image(i) for i in range(start, min(start + batch_size, len(dataset)))], size))
-            for start in range(0, len(dataset), batch_size)
-        ]
+        for start in range(0, len(dataset), batch_size):
+            images = [dataset.image(i) for i in range(start, min(start + batch_size, len(dataset)))]
+            parts.append(model(preprocess(model, images, size)))
     model.train(was_training)
     return torch.cat(parts).float().cpu()
 
@@ -248,5 +257,6 @@ def write_history(folder: Path, history: list[dict]) -> None:
 
 def read_history(folder: str | Path) -> list[dict]:
     """The rows of a finished run's ``history.csv``, as numbers."""
+    whole = ("epoch", "step")
     with (Path(folder) / "history.csv").open(newline="") as file:
-        return [{k: int(v) if k in ("epoch", "step") else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return [{k: int(v) if k in whole else float(v) for k, v in row.items()} for row in csv.DictReader(file)]

@@ -9,8 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dgl_lib import notebooks, paths, plan, readme, study
-from dgl_lib.datasets.creatures import Creatures
+from dgl_lib import evaluation, notebooks, paths, plan, readme, study
+from dgl_lib.datasets.creatures import CLASSES, Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.files import exclusive, sha256, write_text
 from dgl_lib.parameters import Parameter, check_notebook, check_values, notebook_parameters
@@ -253,6 +253,7 @@ def test_a_path_of_this_machine_is_refused(project: Path) -> None:
 
 
 def test_rerunning_the_committed_notebooks(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "notebooks" / "02_second.ipynb").unlink()  # one is enough
     monkeypatch.setenv("DGL_RESULTS", str(project))
     study.rerun_committed(progress=False)
     first = {p.name: p.read_bytes() for p in (project / "notebooks").glob("*.ipynb")}
@@ -335,6 +336,31 @@ def test_notebooks_get_the_trained_classifier(tiny: Path) -> None:
     assert manifest["checkpoints_sha256"]["trained"] == sha256(checkpoint)
     assert set(manifest["data_sha256"]) == {"train", "val", "test"}
     assert manifest["seconds"]["train"] > 0
+
+
+def test_maps_are_computed_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = TINY | {
+        "checkpoint": study.train_classifier(TINY).relative_to(tiny).as_posix(),
+        "image_size": 32,
+        "alpha": 10.0,
+        "rule": "released",
+        "val_per_class": 1,
+        "test_per_class": 1,
+        "layer": "Mixed_6e",
+        "layers": ["Mixed_6e", "add1"],
+        "methods": ["dgl", "pixel_selection"],
+        "ablation_methods": ["grad_cam_signed"],
+        "scales": [1.0, 1.5],
+    }
+    study.evaluate(plan.Plan("full", {"03": parameters}), progress=False)
+    monkeypatch.setattr(evaluation, "_localize", lambda *a: pytest.fail("computed again"))
+    every_layer = study.maps_of_layers(parameters, "test").maps
+    layered = {(m, layer) for m in ("dgl", "pixel_selection") for layer in ("Mixed_6e", "add1")}
+    assert set(every_layer) == {*layered, ("cam", "add1")}
+    scales = study.maps_of_scales(parameters, "val")
+    shapes = {s: maps.maps["dgl", "Mixed_6e"].shape for s, maps in scales.items()}
+    assert shapes == {1.0: (len(CLASSES), 4, 4), 1.5: (len(CLASSES), 6, 6)}
+    assert {m for m, _ in scales[1.0].maps} == {"grad_cam_signed", "dgl", "enhanced_map", "pixel_selection"}
 
 
 def has_accelerator() -> bool:

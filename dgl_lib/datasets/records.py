@@ -36,7 +36,7 @@ class Record:
 
 
 class Dataset(Protocol):
-    """What training and evaluation ask of a data set. Training calls ``image`` and ``labels`` only: it opens no mask."""
+    """What training and evaluation ask of a data set. Training calls ``image`` and ``labels`` only, never a mask."""
 
     @property
     def name(self) -> str: ...

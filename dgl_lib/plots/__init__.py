@@ -1,0 +1,1 @@
+"""Every figure of the notebooks, one module a notebook; ``style`` holds what they share."""
