@@ -18,13 +18,15 @@ from dgl_lib.files import write_text
 class Claim:
     """One claim: what the talk says, what is measured for it, and the effect (in ``unit``) it has to exceed.
 
-    ``margin`` is None where the claim is an identity that holds or fails.
+    ``margin`` is None where the claim is an identity that holds or fails. ``keeps`` names what must not be lost on the
+    way: a change in it wholly below -margin refutes the claim, whatever was gained.
     """
 
     says: str
     measure: str
     unit: str
     margin: float | None
+    keeps: str = ""
 
 
 CLAIMS: dict[str, Claim] = {
@@ -39,6 +41,7 @@ CLAIMS: dict[str, Claim] = {
         "recall of the object outside the telling part, enhanced minus plain map",
         "points",
         0.5,
+        keeps="precision",
     ),
     "C3": Claim(
         "On the last layer, pixel-level selection is CAM.",
@@ -67,16 +70,20 @@ CLAIMS: dict[str, Claim] = {
 COLUMNS = ["claim", "says", "measured", "low", "high", "unit", "n", "verdict", "detail"]
 
 
-def verdict(low: float, high: float, margin: float) -> str:
-    """Decide a claim from the 95 % interval [low, high] of its effect, all three in the same unit.
+def verdict(low: float, high: float, margin: float, kept: tuple[float, float] | None = None) -> str:
+    """Decide a claim from the 95 % interval [low, high] of its effect, all in the same unit.
 
     "reproduced": the interval lies above the margin; "not reproduced": wholly below it; else "undecided".
+    ``kept`` is the interval of the change in what must not be lost: wholly below -margin means "not reproduced" too.
 
     Raises:
-        ValueError: the interval is not finite, or its ends are the wrong way round.
+        ValueError: an interval is not finite, or its ends are the wrong way round.
     """
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(f"interval [{low}, {high}] given, finite ends with low <= high allowed")
+    for a, b in ((low, high), kept or (0.0, 0.0)):
+        if not (math.isfinite(a) and math.isfinite(b) and a <= b):
+            raise ValueError(f"interval [{a}, {b}] given, finite ends with low <= high allowed")
+    if kept and kept[1] < -margin:
+        return "not reproduced"
     return "reproduced" if low > margin else "not reproduced" if high < margin else "undecided"
 
 
@@ -92,6 +99,7 @@ def claim_row(
     high: float | None = None,
     n: int = 0,
     *,
+    kept: tuple[float, float] | None = None,
     unit: str | None = None,
     detail: str = "",
 ) -> dict[str, Any]:
@@ -102,6 +110,7 @@ def claim_row(
         measured: the effect; for C3 and C9 whether the identity held, with the numbers in ``detail``.
         low, high: 95 % bootstrap interval of the effect over images; left out for C3 and C9.
         n: number of images.
+        kept: for C2, the interval (low, high) of the change in precision, in points.
         unit: another unit than the claim's own ("probability" for p_c in C1); scores are always in points.
         detail: what sets this row apart from others of the same claim: layer, method, scores.
 
@@ -118,7 +127,9 @@ def claim_row(
         return {**row, "measured": None, "verdict": held(bool(measured)), "detail": detail}
     if low is None or high is None:
         raise UserError(f"claim {claim} is decided by its interval: low and high must be given")
-    return {**row, "measured": float(measured), "verdict": verdict(low, high, rule.margin), "detail": detail}
+    if (kept is not None) != bool(rule.keeps):
+        raise UserError(f"claim {claim} keeps {rule.keeps or 'nothing'}: kept={kept!r} given")
+    return {**row, "measured": float(measured), "verdict": verdict(low, high, rule.margin, kept), "detail": detail}
 
 
 def save_claims(folder: Path, notebook: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

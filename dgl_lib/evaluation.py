@@ -73,7 +73,10 @@ def raw_maps(
     what = {"layers": list(layers), "methods": list(methods), "side": side, "flip": flip, "given": given}
     parts = None
     if folder is not None:
-        facts = {**what, "alpha": alpha, "rule": rule, "model": digest(model), "data": dataset.digest, "format": FORMAT}
+        # Beside its weights, what else of the model shapes a map: normalisation and the pooling rule.
+        beside = [getattr(model, name, None) for name in ("mean", "std", "count_include_pad")]
+        network = {"model": digest(model), "mean, std, count_include_pad": beside}
+        facts = {**what, **network, "alpha": alpha, "rule": rule, "data": dataset.digest, "format": FORMAT}
         name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         parts = Path(folder) / f"maps-{name}"
         parts.mkdir(parents=True, exist_ok=True)
@@ -94,10 +97,10 @@ def raw_maps(
         piece = [_localize(model, dataset, indices[i : i + 2], what, alpha, rule) for i in range(0, len(indices), 2)]
         pieces.append({key: np.concatenate([p[key] for p in piece]) for key in piece[0]})
         if file is not None:
-            beside = file.with_name(file.name + ".part")
-            with beside.open("wb") as stream:
+            unfinished = file.with_name(file.name + ".part")
+            with unfinished.open("wb") as stream:
                 np.savez_compressed(stream, **pieces[-1])  # type: ignore[arg-type]
-            beside.replace(file)
+            unfinished.replace(file)
     model.cpu()
     whole = {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
     maps = {(key.split("|")[0], key.split("|")[1]): value for key, value in whole.items() if "|" in key}
@@ -178,6 +181,11 @@ def score(
         settings: (scales, closing kernel as a fraction of the side) pairs; one row each for every method and layer.
         methods: which of the maps' methods to score; None for all.
         size: side of the square that maps and masks are compared at; None for the photograph's own size, as LID does.
+
+    An image whose mask holds no object pixel has nothing to be found: it is left out, and a warning counts them.
+
+    Raises:
+        UserError: a record without a mask, or no image with an object.
     """
     first = next(iter(maps.values()))
     pairs = [pair for pair in first.maps if methods is None or pair[0] in methods]
@@ -188,14 +196,16 @@ def score(
     ]
     rows += [{"method": name, "layer": "", "scales": "", "kernel": 0.0} for name in BASELINES]
     hist = np.zeros((len(rows), len(dataset), 4, 256), np.int32)
-    has_part = np.zeros(len(dataset), bool)
+    has_object, has_part = np.zeros((2, len(dataset)), bool)
     for i in tqdm(range(len(dataset)), desc="scoring", unit="image", disable=not progress):
         record = dataset[i]
         if record.mask is None:
             raise UserError(f"{record.name}: no mask, one is needed to score pixels")
         mask, ignore, part = (_at_size(m, size) for m in (record.mask, record.ignore, record.part))
         assert mask is not None
-        has_part[i] = part is not None
+        has_object[i], has_part[i] = mask.any(), part is not None
+        if not has_object[i]:
+            continue
         processed = [
             m
             for method, layer in pairs
@@ -204,7 +214,14 @@ def score(
         processed += [baseline(mask.shape) for baseline in BASELINES.values()]
         for row, m in enumerate(processed):
             hist[row, i] = metrics.histograms(to_uint8(m), mask, ignore, part)
-    return Scores(pd.DataFrame(rows), hist, list(dataset.names), np.asarray(dataset.labels), has_part)
+    if not has_object.any():
+        raise UserError(f"{dataset.name} {dataset.split}: no mask holds an object pixel, at least one needed")
+    if not has_object.all():
+        warnings.warn(
+            f"{dataset.name} {dataset.split}: {(~has_object).sum()} images without an object left out", stacklevel=2
+        )
+    names = [name for name, kept in zip(dataset.names, has_object, strict=True) if kept]
+    return Scores(pd.DataFrame(rows), hist[:, has_object], names, dataset.labels[has_object], has_part[has_object])
 
 
 BASELINES = {"whole_image": whole_image, "centred_gaussian": centred_gaussian}

@@ -116,15 +116,18 @@ def gradients(
     """
     if rule not in RULES:
         raise UserError(f"rule: {rule!r} given, one of {', '.join(RULES)} allowed")
-    if not alpha > 0:
-        raise UserError(f"alpha: {alpha!r} given, a number above 0 allowed")
+    if not 0 < alpha < float("inf"):
+        raise UserError(f"alpha: {alpha!r} given, a finite number above 0 allowed")
     if images.ndim != 4 or not images.is_floating_point():
         raise UserError(f"images: {tuple(images.shape)} {images.dtype} given, float N x 3 x H x W needed")
-    if classes is not None and len(classes) != len(images):
-        raise UserError(f"classes: {len(classes)} given for {len(images)} images, one an image needed")
+    if classes is not None:
+        classes = torch.as_tensor(classes)
+        if classes.shape != images.shape[:1] or classes.is_floating_point():
+            given = f"{tuple(classes.shape)} {classes.dtype}"
+            raise UserError(f"classes: {given} given for {len(images)} images, one whole number an image needed")
     with frozen(model):
         with tap(model, layers) as outputs:
-            logits = model(images.detach())
+            logits = model(images.detach().clone())  # the caller's stay theirs, whatever works on them in place
         c = _classes(logits, classes)
         wanted = {
             "G_c": lambda: _at(logits, c).sum(),  # images do not mix in eval mode: the sum's gradient is each one's own
@@ -170,9 +173,12 @@ def _cam_heads(model: nn.Module, found: Gradients) -> dict[str, Tensor]:
         pooled = S.mean((2, 3))  # N x K
         for fc in (m for m in model.modules() if isinstance(m, nn.Linear)):
             fits = fc.weight.shape == (found.logits.shape[1], S.shape[1])
-            if fits and torch.allclose(
-                fc(pooled), found.logits, rtol=1e-3, atol=1e-3 * float(found.logits.abs().max())
-            ):
+            if not fits:
+                continue
+            # Without the bias, which would drown the features' share where it is large.
+            bias = torch.zeros_like(found.logits) if fc.bias is None else fc.bias.detach()
+            share = found.logits - bias
+            if torch.allclose(pooled @ fc.weight.detach().T, share, rtol=1e-3, atol=1e-3 * float(share.abs().max())):
                 heads[layer] = fc.weight.detach()[found.classes]  # N x K
     return heads
 

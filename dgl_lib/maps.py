@@ -44,7 +44,9 @@ def resize(m: Tensor, size: tuple[int, int]) -> Tensor:
 
 def multiscale(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """One map in 0..1 at ``size`` from the raw maps of several scales (and flips, turned back): min-max each, mean."""
-    return fuse([resize(minmax(m), size) for m in maps], "mean")
+    if not len(maps):
+        raise UserError("multiscale: no map given, at least one needed")
+    return minmax(torch.stack([resize(minmax(m), size) for m in maps]).mean(0))
 
 
 def close(m: Tensor, fraction: float) -> Tensor:

@@ -35,13 +35,13 @@ def histograms(
     if q.dtype != np.uint8:
         raise UserError(f"map: {q.dtype} given, uint8 (round(255 m) of a map in 0..1) needed")
     region = np.where(mask, REST, BACKGROUND)
+    if region.shape != q.shape:
+        raise UserError(f"mask: {region.shape} given, the map's {q.shape} needed")
     for what, pixels, value in (("part", part, PART), ("ignore mask", ignore, IGNORE)):
         if pixels is not None:
             if pixels.shape != q.shape:
                 raise UserError(f"{what}: {pixels.shape} given, the map's {q.shape} needed")
             region[pixels & mask if value == PART else pixels] = value
-    if region.shape != q.shape:
-        raise UserError(f"mask: {region.shape} given, the map's {q.shape} needed")
     return np.bincount((region * 256 + q).ravel(), minlength=1024).reshape(4, 256).astype(np.int32)
 
 

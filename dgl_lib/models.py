@@ -195,7 +195,7 @@ def spg_plain(num_classes: int, *, width: float = 1.0, weights: str | Path | Non
     Args:
         num_classes: at least 2.
         width: multiplier of every layer's channels, a multiple of 1/16 in (0, 1].
-        weights: None for random weights (Kaiming-normal, zero bias); ``"imagenet"`` for torchvision's
+        weights: None for random weights (Kaiming-normal, a small head, zero bias); ``"imagenet"`` for torchvision's
             Inception-v3 (downloaded); or the path of one of three kinds of file, told apart by their entries:
             a trunk (stem to ``Mixed_6e``; the rest stays random), torchvision's Inception-v3 (the same, once
             ``AuxLogits``, ``Mixed_7*`` and ``fc`` are dropped), or a checkpoint of this project (all of it).
@@ -209,17 +209,30 @@ def spg_plain(num_classes: int, *, width: float = 1.0, weights: str | Path | Non
     if not 0 < width <= 1 or (width * 16) % 1:
         raise UserError(f"width: {width!r} given, a multiple of 1/16 in (0, 1] allowed (other widths do not add up)")
     if weights is None:
-        return SPGPlain(num_classes, width, count_include_pad=True)
+        model = SPGPlain(num_classes, width, count_include_pad=True)
+        # Nothing is learned yet: start at equal logits. From a head of full size the first steps, which only level the
+        # classes, silenced most of add2 for good (three quarters of its channels, measured on the creatures).
+        nn.init.normal_(model.fc.weight, std=0.01)
+        return model
     if weights == "imagenet":
+        if width != 1:
+            raise UserError(f"width: {width!r} given, 1 allowed with the weights 'imagenet'")
         # Inception-v3 as torchvision ported it: inputs in [-1, 1] and average pools that count the padding.
         state = Inception_V3_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         header: dict[str, str] = {"source": "torchvision Inception_V3_Weights.IMAGENET1K_V1"}
     else:
         state, header = _read(Path(weights))
     model = SPGPlain(num_classes, width, header.get("count_include_pad", "true").lower() == "true")
-    model.mean = tuple(json.loads(header.get("mean", "[0.5, 0.5, 0.5]")))
-    model.std = tuple(json.loads(header.get("std", "[0.5, 0.5, 0.5]")))
-    _fill(model, state, str(Path(weights).name))
+    try:
+        model.mean = tuple(map(float, json.loads(header.get("mean", "[0.5, 0.5, 0.5]"))))
+        model.std = tuple(map(float, json.loads(header.get("std", "[0.5, 0.5, 0.5]"))))
+    except (TypeError, ValueError):
+        raise UserError(
+            f"weights {Path(weights).name!r}: mean and std in the header must be lists of numbers"
+        ) from None
+    _fill(model, state, Path(weights).name)
+    if "freeze_batch_norm" in header:  # a checkpoint's own answer
+        model.freeze_batch_norm = header["freeze_batch_norm"] == "true"
     model.origin = header.get("source", Path(weights).name) + (
         "" if "fc.weight" in state and "add1.conv.weight" in state else "; add2, add1 and fc freshly initialised"
     )
@@ -315,11 +328,14 @@ def load_checkpoint(path: str | Path) -> SPGPlain:
         raise UserError(
             f"{path.name!r} is not a checkpoint of this project: its header names no architecture spg_plain"
         )
-    classes = tuple(json.loads(header["classes"]))
-    model = spg_plain(len(classes), width=json.loads(header["width"]), weights=path)
-    model.classes = classes
-    model.facts = json.loads(header["facts"])
-    model.freeze_batch_norm = json.loads(header["freeze_batch_norm"])
+    try:
+        width, classes, facts = (json.loads(header[key]) for key in ("width", "classes", "facts"))
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{path.name!r} is not a whole checkpoint: its header's width, classes or facts: {error}"
+        ) from None
+    model = spg_plain(len(classes), width=width, weights=path)
+    model.classes, model.facts = tuple(classes), facts
     return model.eval()
 
 

@@ -164,10 +164,14 @@ def fit(
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         torch.set_rng_state(saved["random"].cpu())
+        if "device_random" in saved:
+            torch.get_device_module(where).set_rng_state(saved["device_random"].cpu())
         run = saved["run"]
 
     def save() -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+        if where.type != "cpu":  # dropout draws there
+            state["device_random"] = torch.get_device_module(where).get_rng_state()
         beside = unfinished.with_suffix(".part")
         torch.save({**state, "random": torch.get_rng_state(), "run": run}, beside)
         beside.replace(unfinished)

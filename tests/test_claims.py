@@ -42,10 +42,26 @@ def test_verdict(low: float, high: float, margin: float, expected: str) -> None:
     assert verdict(low, high, margin) == expected
 
 
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        ((-9.0, -0.51), "not reproduced"),  # gained, but something was lost for it
+        ((-9.0, -0.5), "reproduced"),  # may be lost, is not shown to be
+        ((1.0, 2.0), "reproduced"),
+    ],
+)
+def test_what_must_not_be_lost(kept: tuple[float, float], expected: str) -> None:
+    assert verdict(3.0, 5.0, 0.5, kept) == expected
+    assert claim_row("C2", 4.0, 3.0, 5.0, 40, kept=kept)["verdict"] == expected
+    assert verdict(0.0, 5.0, 0.5, kept) == ("undecided" if expected == "reproduced" else expected)
+
+
 @pytest.mark.parametrize(("low", "high"), [(math.nan, 1.0), (0.0, math.inf), (2.0, 1.0)])
 def test_an_interval_that_is_none(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="interval"):
         verdict(low, high, 0.5)
+    with pytest.raises(ValueError, match="interval"):
+        verdict(1.0, 2.0, 0.5, (low, high))
 
 
 def test_margins_are_those_fixed_beforehand() -> None:
@@ -71,11 +87,17 @@ def test_rows_are_decided_by_their_own_claim() -> None:
         (("C3", True, 0.5, 2.0, 3), "holds or fails"),
         (("C9", 0.3), "holds or fails"),
         (("C5", 1.0), "low and high"),
+        (("C2", 1.0, 0.5, 2.0, 3), "keeps precision"),
     ],
 )
 def test_rows_that_make_no_sense(arguments: tuple, message: str) -> None:
     with pytest.raises(UserError, match=message):
         claim_row(*arguments)
+
+
+def test_an_interval_of_what_a_claim_does_not_keep() -> None:
+    with pytest.raises(UserError, match="keeps nothing"):
+        claim_row("C5", 1.0, 0.5, 2.0, 3, kept=(0.0, 1.0))
 
 
 def test_gathering(tmp_path: Path) -> None:

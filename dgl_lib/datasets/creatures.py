@@ -1,8 +1,8 @@
 """Creatures: the study's own pictures, drawn from a seed, with whole-object and part masks.
 
-Eight classes share their bodies, legs, tails, faces, coats, colours and surroundings and differ in ONE telling part
-(antlers, a sail, a shell, ...). A classifier can live on that part alone, while the right answer of a localizer is the
-whole animal: the data set for the question "does the map find more than the part that sets the classes apart?"
+Eight classes share their bodies, legs, tails, faces, coats and surroundings and differ in ONE telling part (antlers, a
+sail, a shell, ...), in its shape and its paint. A classifier can live on that part alone, while the right answer of a
+localizer is the whole animal: the data set for the question "does the map find more than the telling part?"
 
 A picture is made in four steps:
 
@@ -45,12 +45,22 @@ OUTLINED = LAYERS * SHADES  # added to an ink: the dark twin of its colour
 PART_LAYERS = (PART_BEHIND, PART_BEFORE)
 CREATURE_LAYERS = (TAIL, PART_BEFORE)  # the first and the last
 
-# One paint box for bodies, parts and surroundings alike, so that no colour tells an object from its background.
+# One box of quiet paints for bodies and surroundings alike, so that no colour tells an object from its background.
 PAINTS = np.array(
     [
-        (224, 122, 95), (242, 177, 92), (240, 205, 128), (129, 178, 154), (94, 140, 106), (106, 153, 186),
-        (82, 110, 160), (150, 120, 178), (206, 140, 170), (176, 128, 96), (140, 146, 160), (198, 190, 150),
-        (214, 92, 92), (88, 160, 165), (164, 180, 96), (232, 214, 190),
+        (189, 133, 118), (210, 174, 127), (218, 199, 156), (140, 167, 154), (103, 128, 109), (125, 151, 169),
+        (98, 113, 141), (150, 133, 165), (191, 154, 171), (157, 130, 113), (144, 147, 155), (190, 185, 163),
+        (177, 110, 110), (110, 150, 153), (156, 165, 119), (223, 213, 200),
+    ],
+    dtype=np.int32,
+)  # fmt: skip
+
+# The telling parts are brighter, one paint a class in the order of PARTS: with the same paints for all, a network of
+# this size sat at chance for minutes before it found the shapes.
+PART_PAINTS = np.array(
+    [
+        (250, 232, 70), (40, 205, 222), (236, 70, 165), (250, 132, 34),
+        (134, 78, 232), (78, 216, 92), (236, 52, 56), (48, 100, 240),
     ],
     dtype=np.int32,
 )  # fmt: skip
@@ -240,7 +250,7 @@ def creature(rng: Rng, label: int) -> tuple[list[Piece], list[Piece]]:
     pieces = [(8 * BODY, outline), *legs(rng, outline), *face(rng, anchors["eye"], anchors["nose"])]
     if rng.integers(3):  # two in three have a tail
         pieces += tail(rng, anchors["rear"])
-    size, tilt = int(rng.integers(90, 115)), tilt + int(rng.integers(-12, 13))
+    size, tilt = int(rng.integers(115, 146)), tilt + int(rng.integers(-12, 13))
     root = np.array(anchors[anchor])
     grown = [(8 * layer + shade, corners) for shade, corners in part] + [(8 * TAIL, STALK)] * (part is STAR)
     pieces += [(ink, turn(corners * size // 100, tilt) + root) for ink, corners in grown]
@@ -259,7 +269,7 @@ def place(rng: Rng, pieces: list[Piece], markings: list[Piece]) -> tuple[list[Pi
     solid = corners[: ends[len(pieces) - 1]]  # markings are clipped by the body: they need no room
     x, y = corners[: ends[0]].T  # the body comes first
     area = abs(int((x * np.roll(y, 1) - y * np.roll(x, 1)).sum())) // 2  # the shoelace formula
-    wanted = int(rng.integers(10, 34)) * CANVAS * CANVAS // 100  # the body's share of the picture
+    wanted = int(rng.integers(16, 34)) * CANVAS * CANVAS // 100  # the body's share of the picture
     room = (CANVAS - 12) * 4096  # the scale is in 1/4096 pixel per unit; six pixels stay free on each side
     low, high = solid.min(axis=0), solid.max(axis=0)
     scale = min(math.isqrt((wanted << 24) // area), room // int((high - low).max()))
@@ -301,15 +311,15 @@ def grass(layer: int, blades: list[list[int]]) -> list[Piece]:
 
 def scenery(rng: Rng) -> list[Piece]:
     """Hills, pebbles, blades of grass, and lumps shaped like a body that lost everything else."""
-    hills = scatter(rng, 1, 4, (0, 60, 40, 20), (256, 256, 120, 80))
-    stones = scatter(rng, 2, 8, (0, 0, 6, 5), (256, 256, 26, 20))
+    hills = scatter(rng, 1, 3, (0, 60, 40, 20), (256, 256, 120, 80))
+    stones = scatter(rng, 1, 5, (0, 0, 6, 5), (256, 256, 26, 20))
     pieces = [
         (8 * layer + number % 4, ellipse(*oval) << FRACTION_BITS)
         for layer, ovals in ((HILLS, hills), (STONES, stones))
         for number, oval in enumerate(ovals)
     ]
-    pieces += grass(PLANTS, scatter(rng, 3, 11, (0, 40, -40, 20), (256, 290, 40, 80)))
-    for x, y, size, angle in scatter(rng, 0, 2, (0, 0, 12, 0), (256, 256, 30, 359)):
+    pieces += grass(PLANTS, scatter(rng, 2, 7, (0, 40, -40, 20), (256, 290, 40, 80)))
+    for x, y, size, angle in scatter(rng, 0, 1, (0, 0, 12, 0), (256, 256, 30, 359)):
         corners = list(PLANS.values())[rng.integers(len(PLANS))][0]
         pieces.append(
             (8 * LUMPS, turn(smooth(np.array(corners)) * size // 500, angle) + np.array((x, y)) << FRACTION_BITS)
@@ -326,14 +336,14 @@ def outline(canvas: np.ndarray) -> None:
 # ---- colour and light -----------------------------------------------------------------------------------------------
 
 
-def palette(rng: Rng) -> np.ndarray:
+def palette(rng: Rng, label: int) -> np.ndarray:
     """(256, 3) uint8: the colour of every ink, and of its dark twin in the upper half."""
     colours = PAINTS[rng.integers(len(PAINTS), size=(LAYERS, SHADES))]
-    order = rng.permutation(len(PAINTS))  # body, coat and part each get another paint
-    body, coat, part = PAINTS[order[:3]]
+    body, coat = PAINTS[rng.permutation(len(PAINTS))[:2]]
+    part = PART_PAINTS[label]
     colours[BODY, :3] = body, coat, (body + 2 * np.array((250, 240, 225))) // 3
     colours[[TAIL, FAR_LEGS, NEAR_LEGS], 0] = body, body * 3 // 4, body
-    colours[PART_LAYERS, 0], colours[PART_LAYERS, 1] = part, (part + (coat if rng.integers(2) else part // 2)) // 2
+    colours[PART_LAYERS, 0], colours[PART_LAYERS, 1] = part, part * 3 // 4
     colours[FACE, :3] = (250, 248, 240), (38, 32, 40), (255, 255, 255)
     if rng.integers(2):
         colours[LUMPS, 0] = body
@@ -372,7 +382,7 @@ def light(rng: Rng, colours: np.ndarray, creature: np.ndarray, part: np.ndarray)
         height = np.pad(soften(mask * np.int32(255), radius), 6)
         lit, unlit = (height[6 + s * y : 6 + s * y + SIDE, 6 + s * x : 6 + s * x + SIDE] for s in (1, -1))
         brightness += np.where(mask, (unlit - lit) * 3 // 8, -lit // 5 if mask is creature else 0)
-    tint = rng.integers(205, 295, dtype=np.int32) + rng.integers(-22, 23, 3, np.int32)
+    tint = rng.integers(220, 290, dtype=np.int32) + rng.integers(-10, 11, 3, np.int32)
     shaded = (colours * brightness[:, :, None] >> 8) * tint >> 8
     return np.clip(shaded + rng.integers(-6, 7, shaded.shape, np.int8), 0, 255).astype(np.uint8)
 
@@ -389,7 +399,7 @@ def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.
     layers = canvas >> 3
     outline(canvas)
 
-    inks = cv2.LUT(cv2.merge([canvas] * 3), palette(rng)[:, None])
+    inks = cv2.LUT(cv2.merge([canvas] * 3), palette(rng, index % len(CLASSES))[:, None])
     empty = quarters(canvas == 0)[:, :, None].astype(np.int32)
     colours = (quarters(inks) + empty * ground(rng)) >> 2
     # a pixel belongs to what fills at least half of it

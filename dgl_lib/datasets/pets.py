@@ -171,7 +171,7 @@ def _find(root: str | Path | None) -> Path:
     if not root:
         from torchvision.datasets import OxfordIIITPet
 
-        root = "data"
+        root = Path(__file__).resolve().parents[2] / "data"  # the project's, whichever folder the caller is in
         try:
             OxfordIIITPet(root=root, download=True)
         except (OSError, RuntimeError) as error:

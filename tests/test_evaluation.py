@@ -1,0 +1,300 @@
+"""From maps to the table: parts that survive a kill, a key that sees everything, scores by hand, honest thresholds."""
+
+from __future__ import annotations
+
+from dataclasses import replace as changed
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dgl_lib import evaluation, metrics
+from dgl_lib.datasets.records import Record
+from dgl_lib.errors import UserError
+from dgl_lib.evaluation import Maps, Scores, choose, fusions, gain, raw_maps, report, score
+from dgl_lib.localize import localize
+from dgl_lib.models import SPGPlain, preprocess, spg_plain
+
+
+class Toy:
+    """Random pictures with a box as their object, its left half as the telling part."""
+
+    name, split, classes = "toy", "test", ("a", "b", "c")
+
+    def __init__(self, count: int, mirrored: bool = False, digest: str = "d"):
+        self.names, self.labels = [str(i) for i in range(count)], np.arange(count, dtype=np.int64) % 3
+        self.mirrored, self.digest = mirrored, digest
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> np.ndarray:
+        image = np.random.default_rng(index).integers(256, size=(32, 32, 3)).astype(np.uint8)
+        return np.ascontiguousarray(image[:, ::-1]) if self.mirrored else image
+
+    def __getitem__(self, index: int) -> Record:
+        mask, part, ignore = np.zeros((3, 20, 30), bool)
+        mask[4:15, 5 + index : 20] = part[4:15, 5 + index : 12] = True
+        ignore[0] = True
+        return Record(str(index), np.zeros((20, 30, 3), np.uint8), 0, np.zeros((0, 4), np.int32), mask, ignore, part)
+
+
+@pytest.fixture(scope="module")
+def model() -> SPGPlain:
+    torch.manual_seed(0)
+    return spg_plain(3, width=1 / 16).eval()
+
+
+WHAT: dict = {"layers": ["Mixed_6e", "add1"], "methods": ["dgl", "cam"], "size": 32, "device": "cpu"}
+
+
+def equal(a: Maps, b: Maps) -> bool:
+    return (
+        list(a.maps) == list(b.maps)
+        and all(np.array_equal(a.maps[key], b.maps[key]) for key in a.maps)
+        and np.array_equal(a.logits, b.logits)
+        and np.array_equal(a.classes, b.classes)
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ raw maps
+
+
+def test_raw_maps_are_those_of_localize(model: SPGPlain) -> None:
+    data = Toy(3)
+    got = raw_maps(model, data, **WHAT)
+    assert set(got.maps) == {("dgl", "Mixed_6e"), ("dgl", "add1"), ("cam", "add1")}  # CAM where it exists
+    assert np.array_equal(got.classes, data.labels) and got.logits.shape == (3, 3)
+    for i in range(3):
+        one = localize(model, preprocess(model, [data.image(i)], 32), [i], ["Mixed_6e"], ["dgl"]).maps["dgl"][
+            "Mixed_6e"
+        ]
+        np.testing.assert_allclose(got.maps["dgl", "Mixed_6e"][i], one[0], rtol=1e-3, atol=1e-6)
+    assert np.array_equal(raw_maps(model, data, given=False, **WHAT).classes, got.logits.argmax(1))
+    assert raw_maps(model, data, scale=1.5, **WHAT).maps["dgl", "add1"].shape == (3, 6, 6)  # 48 px
+    with pytest.raises(UserError, match=r"input side: 16 px \(size 32 x scale 0\.5\) given, at least 32 needed"):
+        raw_maps(model, data, scale=0.5, **WHAT)
+
+
+def test_flipped_maps_are_turned_back(model: SPGPlain) -> None:
+    """Feeding a mirrored photograph mirrored is feeding the photograph; its map must come back mirrored."""
+    plain, twice = raw_maps(model, Toy(2), **WHAT), raw_maps(model, Toy(2, mirrored=True), flip=True, **WHAT)
+    assert np.array_equal(plain.logits, twice.logits)
+    for key, m in plain.maps.items():
+        assert np.array_equal(m[..., ::-1], twice.maps[key]) and not np.array_equal(m, twice.maps[key])
+
+
+def test_a_killed_run_computes_only_what_is_missing(model: SPGPlain, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(evaluation, "PART", 2)
+    data, seen = Toy(7), []
+    expected = raw_maps(model, data, **WHAT)
+
+    def watched(model_: SPGPlain, images: torch.Tensor, *rest: object, **options: object) -> object:
+        if len(seen) == dies_at:
+            raise KeyboardInterrupt
+        seen.append(len(images))
+        return localize(model_, images, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluation, "localize", watched)
+    dies_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        raw_maps(model, data, folder=tmp_path, **WHAT)
+    parts = sorted(tmp_path.rglob("part-*.npz"))
+    assert len(parts) == 2 and seen == [2, 2]
+    times = [part.stat().st_mtime_ns for part in parts]
+    dies_at = -1
+    assert equal(raw_maps(model, data, folder=tmp_path, **WHAT), expected)
+    assert seen == [2, 2, 2, 1] and [part.stat().st_mtime_ns for part in parts] == times
+    assert equal(raw_maps(model, data, folder=tmp_path, **WHAT), expected) and len(seen) == 4  # all there: no network
+    assert len(list(tmp_path.iterdir())) == 1 and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_part_torn_while_it_was_written_is_computed_again(model: SPGPlain, tmp_path: Path, monkeypatch) -> None:
+    true_save = np.savez_compressed
+
+    def torn(stream, **arrays: np.ndarray) -> None:
+        stream.write(b"PK half a part")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", torn)
+    with pytest.raises(KeyboardInterrupt):
+        raw_maps(model, Toy(2), folder=tmp_path, **WHAT)
+    monkeypatch.setattr(np, "savez_compressed", true_save)
+    assert equal(raw_maps(model, Toy(2), folder=tmp_path, **WHAT), raw_maps(model, Toy(2), **WHAT))
+
+
+def test_the_key_sees_all_that_determines_a_map(model: SPGPlain, tmp_path: Path, monkeypatch) -> None:
+    def folders() -> int:
+        return len(list(tmp_path.iterdir()))
+
+    def run(data: Toy | None = None, **change: object) -> None:
+        raw_maps(model, data or Toy(1), folder=tmp_path, **{**WHAT, **change})  # type: ignore[arg-type]
+
+    run()
+    run(device="auto" if not torch.cuda.is_available() else "cpu", progress=False)
+    assert folders() == 1
+    changes: list[dict] = [
+        *({"layers": ["add1", "Mixed_6e"]}, {"methods": ["dgl"]}, {"size": 40}, {"scale": 1.5}, {"flip": True}),
+        *({"given": False}, {"alpha": 2.0}, {"rule": "autograd"}, {"data": Toy(1, digest="other")}),
+    ]
+    for count, change in enumerate(changes, start=2):
+        run(**change)
+        assert folders() == count, change
+    last = len(changes) + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "mean", (0.1, 0.5, 0.5))
+        run()
+        patch.setattr(model, "std", (0.1, 0.5, 0.5))
+        run()
+        patch.setattr(model, "count_include_pad", False)
+        run()
+        patch.setattr(evaluation, "FORMAT", evaluation.FORMAT + 1)
+        run()
+    assert folders() == last + 4
+    with torch.no_grad():
+        bit = model.fc.bias[0].clone()
+        model.fc.bias[0] += 1e-6
+        run()
+        model.fc.bias[0] = bit
+    assert folders() == last + 5
+    run()
+    assert folders() == last + 5  # back to the first
+
+
+# -------------------------------------------------------------------------------------------------------- scoring
+
+SETTINGS = (((1.0,), 0.0), ((1.0, 2.0), 0.0), ((1.0, 2.0), 0.25))
+
+
+def toy_maps(side: int, methods: tuple[str, ...] = ("dgl", "cam")) -> Maps:
+    draw = np.random.default_rng(side)
+    maps = {(method, "add1"): draw.normal(size=(2, side, side)).astype(np.float32) for method in methods}
+    return Maps(maps, np.zeros((2, 3), np.float32), np.zeros(2, np.int64))
+
+
+def by_hand(maps: list[np.ndarray], kernel: int, size: tuple[int, int]) -> np.ndarray:
+    """min-max -> resize -> mean -> min-max -> close -> min-max -> round(255 m), one map at a time."""
+
+    def stretch(m: np.ndarray) -> np.ndarray:
+        return (m - m.min()) / (m.max() - m.min())
+
+    fine = [F.interpolate(torch.from_numpy(stretch(m))[None, None], size, mode="bilinear")[0, 0].numpy() for m in maps]
+    m = stretch(np.mean(fine, axis=0))
+    if kernel:
+        m = cv2.morphologyEx(m, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (kernel, kernel)))
+    return np.round(255 * stretch(m))
+
+
+def test_scores_are_those_of_a_pipeline_by_hand() -> None:
+    data, maps = Toy(2), {1.0: toy_maps(4), 2.0: toy_maps(7)}
+    scores = score(data, maps, SETTINGS)
+    assert len(scores.rows) == 2 * 3 + 2 and scores.hist.shape == (8, 2, 4, 256) and scores.has_part.all()
+    for method in ("dgl", "cam"):
+        for scales, kernel in SETTINGS:
+            found = scores.find(method=method, layer="add1", scales="+".join(f"{s:g}" for s in scales), kernel=kernel)
+            side = (
+                0 if kernel == 0 else 7
+            )  # 0.2 of 30 px, between 5 and 7: a tie goes to the even half, (7 - 1) / 2 - 1
+            for i in range(2):
+                record = data[i]
+                q = by_hand([maps[s].maps[method, "add1"][i] for s in scales], side, (20, 30))
+                mask, counts = record.mask, ~record.ignore
+                unions = [((mask | (q >= t)) & counts).sum() for t in range(256)]
+                curve = [(mask & (q >= t) & counts).sum() / unions[t] for t in range(256)]
+                np.testing.assert_allclose(
+                    metrics.iou(found[i]), curve, atol=0.02
+                )  # a pixel may round to a level beside
+
+
+def test_the_trivial_baselines_come_along() -> None:
+    scores = score(Toy(2), {1.0: toy_maps(4)}, methods=["dgl"])
+    assert list(scores.rows["method"]) == ["dgl", "whole_image", "centred_gaussian"]
+    record = Toy(2)[1]
+    covered = (record.mask & ~record.ignore).sum() / (~record.ignore).sum()
+    assert np.allclose(metrics.iou(scores.find(method="whole_image")[1]), covered)
+
+
+def test_scores_at_the_inputs_size() -> None:
+    scores = score(Toy(2), {1.0: toy_maps(4)}, size=10)
+    assert (scores.hist.sum((2, 3)) == 100).all()
+    assert (score(Toy(2), {1.0: toy_maps(4)}).hist.sum((2, 3)) == 600).all()
+
+
+def test_what_cannot_be_scored_is_refused(monkeypatch) -> None:
+    class Maskless(Toy):
+        def __getitem__(self, index: int) -> Record:
+            return changed(super().__getitem__(index), mask=None)
+
+    with pytest.raises(UserError, match="0: no mask"):
+        score(Maskless(2), {1.0: toy_maps(4)})
+    scores = score(Toy(2), {1.0: toy_maps(4)})
+    with pytest.raises(UserError, match="0 rows with"):
+        scores.find(method="dgll")
+    with pytest.raises(UserError, match="2 rows with"):
+        scores.find(layer="add1")
+    with pytest.raises(UserError, match="different images"):
+        scores.join(changed(scores, names=["x", "y"]))
+    assert len(scores.join(scores).rows) == 2 * len(scores.rows)
+
+
+def test_fusions_are_mean_and_maximum_of_the_two_branches() -> None:
+    a, b = np.array([[[0.0, 2.0], [1.0, 0.0]]]), np.array([[[1.0, 1.0], [5.0, 1.0]]])
+    got = fusions(a, b)
+    np.testing.assert_allclose(got["fused_mean"], [[[0, 0.5 / 0.75], [1, 0]]])
+    np.testing.assert_allclose(got["fused_max"], [[[0, 1], [1, 0]]])
+
+
+# ------------------------------------------------------------------------------------------------------ reporting
+
+
+def two_levels(inside: int, outside: int, images: int = 3, wrong: int = 0) -> Scores:
+    """Maps with one level on the object (25 of 100 pixels) and one beside it, where ``wrong`` pixels are inside's."""
+    hist = np.zeros((1, images, 4, 256), np.int32)
+    hist[0, :, metrics.REST, inside], hist[0, :, metrics.PART, inside] = 20, 5
+    hist[0, :, metrics.BACKGROUND, outside] = 75 - wrong
+    hist[0, :, metrics.BACKGROUND, inside] += wrong
+    rows = pd.DataFrame([{"method": "dgl", "layer": "add1", "scales": "1", "kernel": 0.0}])
+    return Scores(rows, hist, [str(i) for i in range(images)], np.zeros(images, np.int64), np.ones(images, bool))
+
+
+def test_the_threshold_comes_from_validation_alone() -> None:
+    """On validation 51 is the lowest that parts the two; on test it lets everything through, though 151 is perfect."""
+    val, test = two_levels(100, 50), two_levels(200, 150)
+    row = report(val, test).iloc[0]
+    assert (row["threshold"], row["val_iou"]) == (51, 100)
+    assert row["iou"] == row["low"] == row["high"] == row["iou_pooled"] == 25
+    assert row["miou"] == 12.5 and row["precision"] == 25 and row["recall_part"] == row["recall_rest"] == 100
+    assert (row["test_peak"], row["test_peak_threshold"]) == (100, 151)
+    assert choose(val.hist[0]) == 51 and choose(test.hist[0]) == 151
+
+
+def test_the_report_of_an_unknown_part_says_nan() -> None:
+    test = changed(two_levels(100, 50), has_part=np.zeros(3, bool))
+    row = report(two_levels(100, 50), test).iloc[0]
+    assert np.isnan(row["recall_part"]) and np.isnan(row["recall_rest"]) and row["iou"] == 100
+
+
+def named(scores: Scores, method: str) -> Scores:
+    return changed(scores, rows=scores.rows.assign(method=method))
+
+
+def test_the_gain_is_paired_and_each_at_its_own_threshold() -> None:
+    """dgl parts at 101, cam at 21 with 25 pixels too many: IoU 1 against 1/2 on every image, so no width at all."""
+    val = named(two_levels(200, 100), "dgl").join(named(two_levels(90, 20, wrong=25), "cam"))
+    interval = gain(val, val, {"method": "dgl"}, {"method": "cam"})
+    assert (interval.mean, interval.low, interval.high, interval.n) == (50, 50, 50, 3)
+    assert gain(val, val, {"method": "cam"}, {"method": "dgl"}).mean == -50
+    # Images that differ much while the gain does not: paired, the interval stays narrow.
+    draw = np.random.default_rng(0)
+    a, b = two_levels(200, 100, images=30), two_levels(200, 100, images=30)
+    for i, missed in enumerate(draw.integers(0, 18, size=30)):
+        for scores, more in ((a, 0), (b, 2)):
+            scores.hist[0, i, metrics.REST, 200] -= missed + more
+            scores.hist[0, i, metrics.REST, 0] += missed + more
+    both = named(a, "dgl").join(named(b, "cam"))
+    interval = gain(both, both, {"method": "dgl"}, {"method": "cam"})
+    assert interval.mean == pytest.approx(8) and interval.low == pytest.approx(8) == interval.high

@@ -1,0 +1,537 @@
+"""The two gradients and every method on them: hand formulas, closed forms, identities, limits, and broken formulas.
+
+Float64 wherever an identity is exact, so that a wrong sign, factor or norm cannot hide in rounding.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+
+from dgl_lib import localize as module
+from dgl_lib.errors import UserError
+from dgl_lib.localize import METHODS, RULES, dual_gradients, enhance, gradients, localize, n
+from dgl_lib.maps import minmax
+from dgl_lib.models import spg_plain
+
+DOUBLE = torch.float64
+
+
+class Tiny(nn.Module):
+    """Logits = fc(mean over h,w of the image itself), or of its ReLU: small enough for formulas by hand."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, relu: bool):
+        super().__init__()
+        self.feature = nn.Identity()
+        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
+        self.fc = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+        with torch.no_grad():
+            self.fc.weight.copy_(weight)
+            self.fc.bias.copy_(bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.relu(self.feature(images)).mean((2, 3)))
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny(relu: bool, bias: float = 0.0) -> Tiny:
+    return Tiny(draw(3, 3, seed=1), torch.tensor([bias, 0.0, 0.0], dtype=DOUBLE), relu)
+
+
+def deep(bias: float = 0.0, seed: int = 3, classes: int = 3) -> nn.Sequential:
+    """Two convolutions with ReLUs between them and the pooled linear head."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 5, 3, padding=1),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(5, 6, 3, padding=1),
+            relu2=nn.ReLU(),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            dropout=nn.Dropout(0.5),
+            fc=nn.Linear(6, classes),
+        )
+    ).double()
+    with torch.no_grad():
+        model.fc.bias += torch.tensor([bias] + [0.0] * (classes - 1))
+    return model
+
+
+LAYERS = ["relu2", "conv1", "conv2", "relu1"]  # in no order on purpose
+IMAGES = draw(3, 3, 7, 6, seed=5)
+CLASSES = torch.tensor([0, 2, 1])
+
+
+def jacobians(model: nn.Sequential, layer: str, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """S, logits and all d l_j / dS (N, C, K, h, w), by another road than the library's: forward code and jacrev."""
+    model = model.eval()
+    cut = list(dict(model.named_children())).index(layer) + 1
+    with torch.no_grad():
+        S = model[:cut](images)
+        logits = model(images)
+    rest = model[cut:]
+    return S, logits, vmap(jacrev(lambda s: rest(s[None])[0]))(S).detach()
+
+
+def reference(model: nn.Sequential, layer: str, images: Tensor, classes: Tensor, alpha: float, rule: str) -> Tensor:
+    """DGL's map (N, h, w) straight from METHOD's formulas."""
+    S, logits, G = jacobians(model, layer, images)
+    y = nn.functional.one_hot(classes, logits.shape[1]).double()
+    p = logits.softmax(1)
+    G_J = torch.einsum("nc,nckhw->nkhw", p - alpha * y if rule == "released" else alpha * (p - y), G)
+    G_c = G[torch.arange(len(classes)), classes]
+    norm = [X.flatten(1).norm(dim=1)[:, None, None, None] for X in (S, G_J)]
+    return (G_c * (S / norm[0] - G_J / norm[1])).sum(1)
+
+
+# ---------------------------------------------------------------------------------------------------- by hand
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_both_gradients_by_hand(relu: bool) -> None:
+    """l = W mean(S or relu S) + b:  G_c = w_c [S > 0] / hw,  G_J = (p - alpha y) W [S > 0] / hw."""
+    model, images, classes = tiny(relu), draw(2, 3, 4, 4), torch.tensor([2, 0])
+    S, G_c, G_J = gradients(model, images, classes, ["feature"], alpha=4.0)["feature"]
+    active = (images > 0).double() if relu else torch.ones_like(images)
+    W = model.fc.weight.detach()
+    p = (W @ (images * active).mean((2, 3)).T).T.softmax(1)
+    dJ_dl = p - 4.0 * torch.tensor([[0.0, 0, 1], [1, 0, 0]], dtype=DOUBLE)
+    assert torch.equal(S, images)  # the true output, though the ReLU after it works in place
+    torch.testing.assert_close(G_c, W[classes][:, :, None, None] * active / 16)
+    torch.testing.assert_close(G_J, (dJ_dl @ W)[:, :, None, None] * active / 16)
+
+
+def test_the_enhanced_map_and_dgl_by_hand() -> None:
+    """S = 3, 4 so ||S|| = 5; G_J = -6, 8 so ||G_J|| = 10; A = 0.6 + 0.6, 0.8 - 0.8; times G_c = 2, 7."""
+    S, G_J, G_c = (torch.tensor(v, dtype=DOUBLE).reshape(1, 1, 1, 2) for v in ([3, 4], [-6, 8], [2, 7]))
+    torch.testing.assert_close(enhance(S, G_J), torch.tensor([[[[1.2, 0.0]]]], dtype=DOUBLE))
+    torch.testing.assert_close(module.dgl(S, G_c, G_J), torch.tensor([[[2.4, 0.0]]], dtype=DOUBLE))
+
+
+# S, G_c and G_J (1, 2, 1, 2) with round norms: ||S|| = 10, ||G_c|| = 2, ||G_J|| = 4.
+HAND = (
+    torch.tensor([[[[1.0, 5.0]], [[7.0, 5.0]]]]),
+    torch.tensor([[[[1.0, -1.0]], [[-1.0, 1.0]]]]),
+    torch.tensor([[[[-2.0, 2.0]], [[2.0, 2.0]]]]),
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("grad_cam_signed", [0, 0]),  # both gradients average to 0
+        ("grad_cam", [0, 0]),
+        ("pixel_selection", [1 - 7, -5 + 5]),
+        ("layer_cam", [1, 5]),
+        ("enhanced_map", [(0.1 + 0.5) + (0.7 - 0.5), (0.5 - 0.5) + (0.5 - 0.5)]),
+        ("dgl", [(0.1 + 0.5) - (0.7 - 0.5), -(0.5 - 0.5) + (0.5 - 0.5)]),
+        ("sgl_g1", [0.5 * (0.1 + 0.5) - 0.5 * (0.7 - 0.5), -0.5 * (0.5 - 0.5) + 0.5 * (0.5 + 0.5)]),
+        ("sgl_g2", [0.5 * (0.1 + 0.5) - 0.5 * (0.7 - 0.5), -0.5 * (0.5 - 0.5) - 0.5 * (0.5 - 0.5)]),
+        ("features", [8, 10]),
+    ],
+)
+def test_every_formula_by_hand(method: str, expected: list[float]) -> None:
+    got = module._FORMULAS[method].formula(*HAND)
+    torch.testing.assert_close(got, torch.tensor([[expected]], dtype=torch.float32))
+
+
+def test_grad_cam_weighs_by_the_mean_gradient_and_cuts_below_zero() -> None:
+    S, G_c = torch.tensor([[[[1.0, 2.0]], [[5.0, 1.0]]]]), torch.tensor([[[[1.0, 3.0]], [[-1.0, -1.0]]]])
+    assert module.grad_cam_signed(S, G_c, S).tolist() == [[[2 * 1 - 5, 2 * 2 - 1]]]
+    assert module.grad_cam(S, G_c, S).tolist() == [[[0, 3]]]
+
+
+def test_grad_cam_pp_by_hand() -> None:
+    """One channel S = 1, 3 (sum 4), G = 1, 2: a = 1 / (2 + 4) and 4 / (8 + 32); w = 1/6 + 2/10; the other has G < 0."""
+    S = torch.tensor([[[[1.0, 3.0]], [[2.0, 0.0]]]])
+    G_c = torch.tensor([[[[1.0, 2.0]], [[-5.0, 0.0]]]])  # negative gradients add nothing; 0 / 0 counts as 0
+    w = 1 / 6 + 2 * 4 / 40
+    torch.testing.assert_close(module.grad_cam_pp(S, G_c, S), torch.tensor([[[w, 3 * w]]]))
+    # A pole of a (2 G^2 + sum S G^3 = 0 at G = -1, sum S = 2) gives no infinity either.
+    assert module.grad_cam_pp(S[:, 1:], torch.full((1, 1, 1, 2), -1.0), S).isfinite().all()
+
+
+def test_cam_by_hand() -> None:
+    S, w = torch.tensor([[[[1.0, 2.0]], [[5.0, 1.0]]]]), torch.tensor([[3.0, -1.0]])
+    assert module.cam(S, w).tolist() == [[[-2, 5]]]
+
+
+# ------------------------------------------------------------------------------------------------- n
+
+
+def test_n_is_a_unit_vector_for_each_image() -> None:
+    X = draw(3, 4, 2, 5) * torch.tensor([1.0, 1e-30, 1e30], dtype=DOUBLE)[:, None, None, None]
+    torch.testing.assert_close(n(X).flatten(1).norm(dim=1), torch.ones(3, dtype=DOUBLE))
+    torch.testing.assert_close(n(X)[:1], n(X[:1]))
+    assert not n(torch.zeros(1, 2, 3, 3)).any()
+
+
+def test_n_of_tiny_gradients_in_float32() -> None:
+    """1e-30 squared is 0 in float32: dividing by the plain norm would be 0/0."""
+    X = draw(1, 4, 3, 3).float()
+    assert (1e-30 * X).square().sum() == 0
+    torch.testing.assert_close(n(1e-30 * X), n(X), rtol=1e-5, atol=1e-7)
+
+
+# ------------------------------------------------------------------------------------------- the rule for dJ/dl
+
+
+def slope(rule: str, logits: Tensor, classes: Tensor, alpha: float) -> Tensor:
+    l = logits.clone().requires_grad_()
+    return torch.autograd.grad(RULES[rule](l, classes, alpha).sum(), l)[0]
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 10.0])
+def test_the_released_rule_is_p_minus_alpha_y(alpha: float) -> None:
+    logits, c = 3 * draw(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    y = nn.functional.one_hot(c, 4)
+    torch.testing.assert_close(slope("released", logits, c, alpha), logits.softmax(1) - alpha * y)
+
+
+def test_the_autograd_rule_points_along_p_minus_y_for_every_alpha() -> None:
+    logits, c = 3 * draw(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    direct = logits.softmax(1) - nn.functional.one_hot(c, 4)
+    got = slope("autograd", logits, c, 10.0)
+    torch.testing.assert_close(got, direct / (1 - logits.softmax(1).gather(1, c[:, None])))
+    assert torch.equal(got, slope("autograd", logits, c, 2.0))
+    torch.testing.assert_close(nn.functional.normalize(got), nn.functional.normalize(slope("released", logits, c, 1.0)))
+
+
+@pytest.mark.parametrize("margin", [20.0, 60.0])
+def test_the_autograd_rule_is_exact_where_plain_cross_entropy_fails(margin: float) -> None:
+    l = torch.tensor([[margin, 0.0, -1.0, 0.5]])
+    c = torch.tensor([0])
+    q = torch.tensor([[0, -0.0, -1.0, 0.5]], dtype=DOUBLE)[:, 1:].softmax(1)
+    exact = nn.functional.normalize(torch.cat([torch.tensor([[-1.0]], dtype=DOUBLE), q], 1))
+    ours = nn.functional.normalize(slope("autograd", l, c, 10.0).double())
+    torch.testing.assert_close(ours, exact, rtol=1e-6, atol=1e-7)
+    leaf = l.clone().requires_grad_()
+    naive = torch.autograd.grad(10 * nn.functional.cross_entropy(leaf, c), leaf)[0]
+    norm = naive.square().sum().sqrt()
+    wrong = naive / norm if norm > 0 else torch.full_like(naive, math.nan)
+    assert not ((wrong.double() - exact).abs().max() < 0.5)  # silently wrong at 20, 0/0 at 60
+    assert bool(norm == 0) == (margin == 60.0)
+
+
+@pytest.mark.parametrize("margin", [0.0, 20.0, 60.0])
+def test_the_autograd_map_in_float32_is_that_of_float64(margin: float) -> None:
+    """On a whole network: G_J keeps its direction however sure the classifier is."""
+    model = deep(bias=margin)
+    classes = torch.zeros(3, dtype=torch.long)
+    exact = gradients(model, IMAGES, classes, ["conv1"], rule="autograd")["conv1"].G_J
+    G_J = gradients(model.float(), IMAGES.float(), classes, ["conv1"], rule="autograd")["conv1"].G_J
+    torch.testing.assert_close(n(G_J).double(), n(exact), rtol=1e-4, atol=1e-5)
+
+
+def test_alpha_counts_in_the_released_rule_only() -> None:
+    model = deep()
+    one, ten = (dual_gradients(model, IMAGES, CLASSES, ["conv1"], alpha=a)["conv1"] for a in (1.0, 10.0))
+    assert (minmax(one) - minmax(ten)).abs().max() > 0.02
+    autograd = [dual_gradients(model, IMAGES, CLASSES, ["conv1"], alpha=a, rule="autograd")["conv1"] for a in (1.0, 10)]
+    assert torch.equal(*autograd)
+    torch.testing.assert_close(one, autograd[0])
+
+
+@pytest.mark.parametrize("rule", ["released", "autograd"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_dgl_is_the_closed_form_on_every_layer(layer: str, rule: str) -> None:
+    model = deep()
+    for alpha in (1.0, 10.0):
+        got = dual_gradients(model, IMAGES, CLASSES, [layer], alpha=alpha, rule=rule)[layer]
+        torch.testing.assert_close(got, reference(model, layer, IMAGES, CLASSES, alpha, rule))
+
+
+# ------------------------------------------------------------------------------------------------- the last layer
+
+
+@pytest.mark.parametrize("rule", ["released", "autograd"])
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("bias", [0.0, -30.0, 1000.0])
+def test_on_the_last_layer_all_are_cam(rule: str, alpha: float, bias: float) -> None:
+    model = deep(bias).train()  # dropout is switched off inside
+    methods = ["dgl", "cam", "pixel_selection", "grad_cam_signed"]
+    maps = localize(model, IMAGES, CLASSES, ["relu2"], methods, alpha=alpha, rule=rule).maps
+    for method in methods:
+        torch.testing.assert_close(minmax(maps[method]["relu2"]), minmax(maps["cam"]["relu2"]), rtol=1e-9, atol=1e-9)
+
+
+def test_on_the_last_layer_of_spg_plain_all_are_cam() -> None:
+    torch.manual_seed(0)
+    model = spg_plain(4, width=1 / 16).double()
+    nn.init.normal_(model.fc.bias)
+    images = draw(2, 3, 64, 64)
+    for rule in RULES:
+        maps = localize(model, images, None, ["add1"], ["dgl", "cam", "pixel_selection", "grad_cam_signed"], rule=rule)
+        for by_layer in maps.maps.values():
+            torch.testing.assert_close(minmax(by_layer["add1"]), minmax(maps.maps["cam"]["add1"]), rtol=1e-7, atol=1e-9)
+
+
+# --------------------------------------------------------------------------------------------------------- limits
+
+
+@pytest.mark.parametrize("bias", [-5.0, 0.0, 5.0, 30.0])
+def test_minus_the_autograd_gradient_is_the_margins(bias: float) -> None:
+    """n(-G_J) = n(G_c - sum_{j != c} q_j G_j), q_j = p_j / (1 - p_c)."""
+    model = deep(bias)
+    c = torch.zeros(3, dtype=torch.long)
+    _, logits, G = jacobians(model, "conv1", IMAGES)
+    q = logits[:, 1:].softmax(1)
+    margin = G[:, 0] - torch.einsum("nc,nckhw->nkhw", q, G[:, 1:])
+    G_J = gradients(model, IMAGES, c, ["conv1"], rule="autograd")["conv1"].G_J
+    torch.testing.assert_close(n(-G_J), n(margin), rtol=1e-8, atol=1e-10)
+
+
+def test_released_tends_to_sgl_g1_with_the_stated_order() -> None:
+    """As p_c -> 1: n(G_J) -> -n(G_c) and DGL -> SGL-G1 with an error of order (1 - p_c) / (alpha - p_c).
+
+    Each step halves 1 - p_c by the class's bias, which leaves G_c as it is. The error must halve with it.
+    """
+    image, c, alpha = IMAGES[:1], torch.tensor([0]), 10.0
+    with torch.no_grad():
+        rest = deep().eval()(image)
+    gap = float(rest[0, 0] - rest[0, 1:].logsumexp(0))
+    errors = []
+    for halvings in range(10, 14):
+        distance = 2.0**-halvings
+        model = deep(math.log((1 - distance) / distance) - gap)
+        found = gradients(model, image, c, ["conv1"], alpha=alpha)
+        S, G_c, G_J = found["conv1"]
+        p_c = found.logits.softmax(1)[0, 0]
+        torch.testing.assert_close(float(1 - p_c), distance)
+        order = float((1 - p_c) / (alpha - p_c))
+        tail = float((n(G_J) + n(G_c)).norm())
+        to_sgl = float((minmax(module.dgl(S, G_c, G_J)) - minmax(module.sgl_g1(S, G_c, G_J))).abs().max())
+        assert tail < 2 * order
+        errors.append((tail, to_sgl, order))
+    for before, after in itertools.pairwise(errors):
+        np.testing.assert_allclose(np.divide(after, before), 0.5, rtol=2e-3)
+
+
+def test_the_error_falls_with_alpha_as_stated() -> None:
+    """The same order, along alpha at one p_c: error times (alpha - p_c) is a constant."""
+    model, image, c = deep(12.0), IMAGES[:1], torch.tensor([0])
+    scaled = []
+    for alpha in (2.0, 10.0, 100.0):
+        found = gradients(model, image, c, ["conv1"], alpha=alpha)
+        _, G_c, G_J = found["conv1"]
+        scaled.append(float((n(G_J) + n(G_c)).norm() * (alpha - found.logits.softmax(1)[0, 0])))
+    np.testing.assert_allclose(scaled, scaled[0], rtol=1e-3)
+
+
+def test_alpha_below_p_c_flips_the_enhancement() -> None:
+    found = gradients(deep(12.0), IMAGES[:1], [0], ["conv1"], alpha=0.5)["conv1"]
+    torch.testing.assert_close(n(found.G_J), n(found.G_c), rtol=1e-3, atol=1e-4)
+
+
+def test_scaling_the_class_gradient_changes_nothing_after_minmax() -> None:
+    S, G_c, G_J = gradients(deep(), IMAGES, CLASSES, ["conv1"])["conv1"]
+    for scale in (1e-3, 7.0):
+        torch.testing.assert_close(minmax(module.dgl(S, scale * G_c, G_J)), minmax(module.dgl(S, G_c, G_J)))
+
+
+def test_a_batch_gives_what_its_images_give_one_by_one() -> None:
+    torch.manual_seed(0)
+    model = spg_plain(4, width=1 / 16)
+    images = torch.randn(3, 3, 64, 64)
+    layers, methods = ["Mixed_6e", "add1", "Mixed_6a"], list(METHODS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch = localize(model, images, None, layers, methods)
+        for i in range(3):
+            one = localize(model, images[i : i + 1], None, layers, methods)
+            assert one.classes[0] == batch.classes[i]
+            for method, by_layer in batch.maps.items():
+                for layer, m in by_layer.items():
+                    difference = (minmax(m[i]) - minmax(one.maps[method][layer][0])).abs().max()
+                    assert difference < 1e-5, (method, layer)
+
+
+# ---------------------------------------------------------------------------------- the tests above can fail
+
+
+def flipped(S: Tensor, G_J: Tensor) -> Tensor:
+    return n(S) + n(G_J)
+
+
+def ignoring_alpha(logits: Tensor, classes: Tensor, alpha: float) -> Tensor:
+    return logits.logsumexp(1) - logits.gather(1, classes[:, None])[:, 0]
+
+
+def with_ones(S: Tensor, G_c: Tensor, G_J: Tensor) -> Tensor:
+    return enhance(S, G_J).sum(1)
+
+
+@pytest.mark.parametrize("mutant", ["none", "sign", "alpha", "ones"])
+def test_broken_formulas_are_caught(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if mutant == "sign":
+        monkeypatch.setattr(module, "enhance", flipped)
+    elif mutant == "alpha":
+        monkeypatch.setitem(RULES, "released", ignoring_alpha)
+    elif mutant == "ones":
+        monkeypatch.setitem(module._FORMULAS, "dgl", module.Method(with_ones, frozenset({"G_c", "G_J"})))
+    model = deep()
+    for layer in ("conv1", "relu1", "conv2"):
+        got = minmax(dual_gradients(model, IMAGES, CLASSES, [layer])[layer])
+        difference = (got - minmax(reference(model, layer, IMAGES, CLASSES, 10.0, "released"))).abs().amax((1, 2))
+        if mutant == "none":
+            assert difference.max() < 1e-10
+        else:  # by far more than any rounding
+            assert difference.max() > 0.02, (mutant, layer)
+
+
+# ------------------------------------------------------------------------------------------- CAM, where it exists
+
+
+def test_cam_is_left_out_with_one_warning() -> None:
+    with pytest.warns(UserWarning, match="conv1, conv2") as told:
+        out = localize(deep(), IMAGES, CLASSES, ["conv1", "relu2", "conv2"], ["cam", "dgl", "layer_cam"])
+    assert len(told) == 1 and told[0].filename == __file__
+    assert list(out.maps["cam"]) == ["relu2"] and list(out.maps["dgl"]) == ["conv1", "relu2", "conv2"]
+
+
+def test_cam_alone_where_it_does_not_exist_is_an_error_with_the_reason() -> None:
+    with pytest.raises(UserError, match=r"cam needs logits = fc\(mean .* does not hold on conv1; grad_cam_signed is"):
+        METHODS["cam"](deep(), IMAGES, CLASSES, ["conv1"])
+
+
+def test_the_head_is_found_by_value_not_by_shape_or_name() -> None:
+    """SPG-plain's add2 and add1 have the same channels; a large bias must not make add2 look like the last layer."""
+    torch.manual_seed(0)
+    model = spg_plain(3, width=1 / 16)
+    nn.init.constant_(model.fc.bias, 1e4)
+    found = gradients(model, torch.randn(2, 3, 64, 64), [2, 0], ["add2", "add1"], needs=())
+    assert list(found.heads) == ["add1"]
+    assert torch.equal(found.heads["add1"], model.fc.weight[[2, 0]])
+
+    class Renamed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoy, self.body, self.answer = nn.Linear(6, 3), deep()[:4], nn.Linear(6, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.answer(self.body(x).mean((2, 3)))
+
+    model = Renamed().double()
+    found = gradients(model, IMAGES, CLASSES, ["body"], needs=())
+    assert torch.equal(found.heads["body"], model.answer.weight[CLASSES])
+
+
+# --------------------------------------------------------------------------------------------- one pass for all
+
+
+@pytest.mark.parametrize(
+    ("methods", "backward"),
+    [
+        (["cam"], 0),
+        (["features", "cam"], 0),
+        (["pixel_selection", "layer_cam", "grad_cam"], 1),
+        (["enhanced_map", "sgl_g2"], 1),
+        (["dgl"], 2),
+        ([*METHODS, "features"], 2),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:cam needs")
+def test_the_network_runs_once(methods: list[str], backward: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, forward, calls = deep(), [], []
+    for child in model.children():
+        child.register_forward_hook(lambda m, *_: forward.append(m))
+    true_grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: calls.append(1) or true_grad(*a, **k))
+    out = localize(model, IMAGES, None, LAYERS, methods)
+    assert forward == list(model.children()) and len(calls) == backward
+    assert set(out.maps) == set(methods) and all(list(out.maps[m]) == LAYERS for m in methods if m != "cam")
+
+
+def test_layers_and_methods_together_give_what_each_gives_alone() -> None:
+    model = deep()
+    with pytest.warns(UserWarning):
+        together = localize(model, IMAGES, CLASSES, LAYERS, list(METHODS))
+    for method, single in METHODS.items():
+        for layer, m in together.maps[method].items():
+            assert m.shape == IMAGES[:, 0].shape and not m.requires_grad
+            torch.testing.assert_close(single(model, IMAGES, CLASSES, [layer])[layer], m)
+
+
+def test_what_comes_back() -> None:
+    model = deep()
+    out = gradients(model, IMAGES, None, ["relu2", "conv1"])
+    with torch.no_grad():
+        logits = model.eval()(IMAGES)
+    torch.testing.assert_close(out.logits, logits)
+    assert torch.equal(out.classes, logits.argmax(1)) and list(out) == ["relu2", "conv1"]
+    for S, G_c, G_J in out.values():
+        assert S.shape == G_c.shape == G_J.shape and not (S.requires_grad or G_c.requires_grad or G_J.requires_grad)
+    assert gradients(model, IMAGES, [0, 0, 0], ["conv1"], needs=["G_c"])["conv1"].G_J is None
+    assert set(METHODS) == {
+        *("cam", "grad_cam", "grad_cam_signed", "grad_cam_pp", "layer_cam"),
+        *("pixel_selection", "enhanced_map", "sgl_g1", "sgl_g2", "dgl"),
+    }
+    for classes in ([0, 2, 1], np.array([0, 2, 1]), CLASSES.int()):
+        again = gradients(model, IMAGES, classes, ["conv1"])["conv1"]
+        assert torch.equal(again.G_c, gradients(model, IMAGES, CLASSES, ["conv1"])["conv1"].G_c)
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rule": "relased"}, "rule: 'relased' given, one of released, autograd allowed"),
+        ({"alpha": 0.0}, "alpha: 0.0 given"),
+        ({"alpha": float("nan")}, "alpha: nan given"),
+        ({"alpha": float("inf")}, "alpha: inf given"),
+        ({"classes": [0, 1]}, r"classes: \(2,\) torch.int64 given for 3 images"),
+        ({"classes": 1}, r"classes: \(\) torch.int64 given for 3 images"),
+        ({"classes": [0.0, 1.0, 2.0]}, r"torch.float32 given for 3 images, one whole number"),
+        ({"classes": [[0], [1], [2]]}, r"classes: \(3, 1\)"),
+        ({"classes": [0, 1, 3]}, r"classes: 0\.\.3 given, 0\.\.2 allowed"),
+        ({"classes": [0, -1, 1]}, r"classes: -1\.\.1 given"),
+        ({"images": IMAGES[0]}, r"images: \(3, 7, 6\)"),
+        ({"images": torch.zeros(3, 3, 7, 6, dtype=torch.uint8)}, r"torch.uint8 given, float N x 3 x H x W"),
+        ({"layers": ["conv3"]}, r"layer 'conv3' is not in Sequential; near it: conv\d, conv\d"),
+        ({"layers": []}, "layers"),
+        ({"layers": "conv1"}, "a list of at least one"),
+        ({"layers": ["fc"]}, r"layer 'fc' gives \(3, 3\)"),
+        ({"methods": ["dgll"]}, "method 'dgll' is unknown; allowed: cam, grad_cam"),
+        ({"methods": []}, "at least one method"),
+        ({"methods": "dgl"}, "a list of at least one method"),
+    ],
+)
+def test_what_is_refused(change: dict, message: str) -> None:
+    arguments = {"images": IMAGES, "classes": CLASSES, "layers": ["conv1"], "methods": ["dgl"]} | change
+    with pytest.raises(UserError, match=message) as told:
+        localize(deep(), **arguments)
+    assert "\n" not in str(told.value)
+
+
+def test_a_layer_the_logits_do_not_depend_on_is_refused() -> None:
+    class Aside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main, self.aside = deep(), nn.Conv2d(3, 2, 1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.aside(x)
+            return self.main(x)
+
+    for layers in (["aside"], ["aside", "main.conv1"]):
+        with pytest.raises(UserError, match="do not depend on layer 'aside'"):
+            gradients(Aside(), IMAGES, CLASSES, layers)
+
+
+def test_a_model_without_logits_is_refused() -> None:
+    with pytest.raises(UserError, match=r"the model gives \(3, 6, 7, 6\), logits N x classes are needed"):
+        gradients(deep()[:4], IMAGES, CLASSES, ["conv1"])

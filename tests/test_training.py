@@ -1,0 +1,319 @@
+"""The training loop: labels only, the best epoch kept, and killed anywhere the same weights in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dgl_lib import training
+from dgl_lib.errors import UserError
+from dgl_lib.models import SPGPlain, digest, load_checkpoint, spg_plain, squash
+from dgl_lib.training import Crops, batches, fit, parameter_groups, pick_device, predict, read_history, validate
+
+
+class LabelsOnly:
+    """Images and labels; whoever opens a record, and with it a mask, is caught."""
+
+    name, digest = "toy", "0" * 64
+
+    def __init__(self, count: int, split: str, classes: tuple[str, ...] = ("a", "b", "c")):
+        self.split, self.classes = split, classes
+        self.names = [f"{split}-{i}" for i in range(count)]
+        self.labels = np.arange(count, dtype=np.int64) % len(classes)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> np.ndarray:
+        seed = [index, len(self.split)]
+        return np.random.default_rng(seed).integers(256, size=(36, 40 + index % 3, 3)).astype(np.uint8)
+
+    def __getitem__(self, index: int) -> None:
+        raise AssertionError("training opened a record")
+
+
+TRAIN, VAL = LabelsOnly(10, "train"), LabelsOnly(4, "val")
+SETTINGS = {
+    "epochs": 2,
+    "batch_size": 3,  # 3 whole batches an epoch; one image is left over
+    "resize": 36,
+    "crop": 32,
+    "seed": 7,
+    "device": "cpu",
+    "learning_rate": 3e-3,
+    "trunk_learning_rate": 1e-3,
+    "weight_decay": 1e-2,
+}
+
+
+def network(seed: int = 0) -> SPGPlain:
+    torch.manual_seed(seed)
+    return spg_plain(3, width=1 / 16)
+
+
+def train(folder: Path, model: SPGPlain | None = None, **settings: object) -> tuple[SPGPlain, list[dict]]:
+    model = model or network()
+    return model, fit(model, TRAIN, VAL, folder=folder, **{**SETTINGS, **settings})  # type: ignore[arg-type]
+
+
+class Killed(BaseException):
+    """As KeyboardInterrupt: nothing that catches errors stops it."""
+
+
+def killing(function: Callable, at: int, *, after: bool = False) -> Callable:
+    """``function``, killed at its call number ``at``."""
+    calls = iter(range(10**6))
+
+    def wrapped(*args: object, **kwargs: object) -> object:
+        if next(calls) != at:
+            return function(*args, **kwargs)
+        if after:
+            function(*args, **kwargs)
+        raise Killed
+
+    return wrapped
+
+
+def without_time(history: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict], Path]:
+    """The uninterrupted run: its weights' digest, its history, its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    model, history = train(folder)
+    return digest(model), history, folder
+
+
+def resume(folder: Path) -> tuple[SPGPlain, list[dict]]:
+    """Take a killed run up. Where it had saved, another network and another random state come in: they do not count."""
+    assert not (folder / "classifier.safetensors").exists()
+    torch.manual_seed(12345)
+    saved = (folder / "unfinished.pt").exists()
+    return train(folder, network(seed=99) if saved else network())
+
+
+def same(result: tuple[SPGPlain, list[dict]], whole: tuple[str, list[dict], Path], folder: Path) -> None:
+    assert digest(result[0]) == whole[0] and without_time(result[1]) == without_time(whole[1])
+    assert digest(load_checkpoint(folder / "classifier.safetensors")) == whole[0]
+    assert not (folder / "unfinished.pt").exists()
+
+
+# ------------------------------------------------------------------------------------------------ killed, resumed
+
+
+@pytest.mark.parametrize(
+    ("save_every", "at"),
+    # calls of preprocess: three steps, validation in two batches, and the same again
+    [(1, 0), (1, 2), (1, 3), (1, 5), (1, 9), (2, 7), (0, 6)],
+)
+def test_killed_at_any_step_or_validation_the_weights_are_the_same(
+    save_every: int, at: int, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "preprocess", killing(training.preprocess, at))
+        train(tmp_path, save_every=save_every)
+    same(resume(tmp_path), whole, tmp_path)
+
+
+@pytest.mark.parametrize("at", [0, 2, 3])
+def test_killed_while_saving_the_save_before_is_whole(
+    at: int, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_save, calls = torch.save, iter(range(100))
+
+    def torn(state: object, path: Path) -> None:
+        true_save(state, path)
+        if next(calls) == at:
+            path.write_bytes(path.read_bytes()[:5000])
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(torch, "save", torn)
+        train(tmp_path, save_every=1)
+    same(resume(tmp_path), whole, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["write_history", "save_checkpoint"])
+def test_killed_between_the_last_step_and_the_end(
+    what: str, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, what, killing(getattr(training, what), 0, after=what == "write_history"))
+        train(tmp_path)
+    same(resume(tmp_path), whole, tmp_path)
+
+
+def test_killed_twice(whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for at in (4, 2):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(training, "preprocess", killing(training.preprocess, at))
+            train(tmp_path, save_every=2)
+    same(resume(tmp_path), whole, tmp_path)
+
+
+def test_a_finished_folder_gives_its_result_at_once(whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, history, folder = whole
+    monkeypatch.setattr(training, "preprocess", lambda *_: pytest.fail("it trained again"))
+    model, again = train(folder, network(seed=5))
+    assert digest(model) == weights and again == history and not model.training and model.classes == TRAIN.classes
+    assert read_history(folder) == history  # every digit comes back from the file
+    assert list(history[0]) == list(training.COLUMNS)
+    assert [(row["epoch"], row["step"]) for row in history] == [(1, 3), (2, 6)]
+
+
+def test_training_changes_weights_and_the_seed_changes_training(whole, tmp_path: Path) -> None:
+    model, _ = train(tmp_path, seed=8)
+    assert digest(model) != whole[0] != digest(network())
+
+
+# ------------------------------------------------------------------------------------------------ the epoch kept
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([(1.0, 0.5), (2.0, 0.75), (0.1, 0.5)], 2),  # accuracy before loss
+        ([(1.0, 0.75), (0.5, 0.75), (0.7, 0.75)], 2),  # then the lower loss
+        ([(1.0, 0.5), (1.0, 0.5), (1.0, 0.5)], 1),  # then the first
+    ],
+)
+def test_the_best_epoch_on_validation_is_kept(scores, best: int, tmp_path: Path, monkeypatch) -> None:
+    seen: list[str] = []
+
+    def scripted(model: SPGPlain, dataset: LabelsOnly, *_: object) -> tuple[float, float]:
+        assert dataset is VAL
+        seen.append(digest(model))
+        return scores[len(seen) - 1]
+
+    monkeypatch.setattr(training, "validate", scripted)
+    model, history = train(tmp_path, epochs=3, facts={"by": "a test"})
+    assert len(set(seen)) == 3 and digest(model) == seen[best - 1]
+    loaded = load_checkpoint(tmp_path / "classifier.safetensors")
+    assert digest(loaded) == seen[best - 1] and loaded.classes == TRAIN.classes
+    assert loaded.facts == {"by": "a test", "epoch": best, "val_accuracy": scores[best - 1][1]}
+    assert [row["val_accuracy"] for row in history] == [accuracy for _, accuracy in scores]
+
+
+def test_validation_sees_whole_images_in_eval_mode(monkeypatch) -> None:
+    model, sizes = network().train(), []
+    true_preprocess = training.preprocess
+    monkeypatch.setattr(training, "preprocess", lambda m, i, s: sizes.append((len(i), s)) or true_preprocess(m, i, s))
+    before = digest(model)
+    loss, accuracy = validate(model, VAL, 36, batch_size=3)
+    assert sizes == [(3, 36), (1, 36)] and model.training and digest(model) == before
+    logits = predict(model.eval(), VAL, 36)
+    assert logits.shape == (4, 3) and not logits.requires_grad and not model.training
+    p = logits.double().softmax(1)[torch.arange(4), torch.from_numpy(VAL.labels)]
+    assert loss == pytest.approx(float(-p.log().mean()), rel=1e-2)  # bfloat16 where it is native
+    assert accuracy in (0, 0.25, 0.5, 0.75, 1)
+
+
+# ----------------------------------------------------------------------------------------- what is trained on
+
+
+def test_every_epoch_has_an_order_of_its_own_and_every_image_once() -> None:
+    keys = list(batches(10, 3, seed=0, start=0, stop=9))
+    assert [len(batch) for batch in keys] == [3] * 9
+    epochs = [[i for batch in keys[e * 3 : e * 3 + 3] for _, i in batch] for e in range(3)]
+    assert [{epoch for batch in keys[e * 3 : e * 3 + 3] for epoch, _ in batch} for e in range(3)] == [{0}, {1}, {2}]
+    assert all(len(set(order)) == 9 for order in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0] and epochs[0] != sorted(epochs[0])
+    assert list(batches(10, 3, seed=0, start=4, stop=9)) == keys[4:]  # a resumed run goes on where it was
+    assert next(batches(10, 3, seed=1, start=0, stop=1)) != keys[0]
+    assert [len(batch) for batch in batches(2, 3, seed=0, start=0, stop=2)] == [2, 2]  # fewer than a batch
+
+
+def test_crops_depend_on_seed_epoch_and_index_alone() -> None:
+    crops, again = Crops(TRAIN, 36, 32, seed=0), Crops(TRAIN, 36, 32, seed=0)
+    for key in ((0, 1), (5, 9), (0, 0)):
+        image, label = crops[key]
+        assert image.shape == (32, 32, 3) and image.dtype == np.uint8 and label == TRAIN.labels[key[1]]
+        assert (image == again[key][0]).all()
+    images = [crops[epoch, 4][0] for epoch in range(40)]
+    assert len({image.tobytes() for image in images}) > 20
+    image = squash(TRAIN.image(4), 36)
+    pieces = [image[y : y + 32, x : x + 32] for y in range(5) for x in range(5)]
+    plain = {piece.tobytes() for piece in pieces}
+    mirrored = {piece[:, ::-1].tobytes() for piece in pieces}
+    kinds = ["plain" if i.tobytes() in plain else "mirrored" if i.tobytes() in mirrored else "else" for i in images]
+    assert set(kinds) == {"plain", "mirrored"}
+    assert len({i.tobytes() for i in images if i.tobytes() in plain}) > 5  # corners are reached and positions vary
+
+
+def test_the_groups_hold_every_parameter_once_at_its_rate() -> None:
+    model = network()
+    groups = parameter_groups(model, 3.0, 2.0, 1.0)
+    assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in model.parameters())
+    place = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert all(group["params"] for group in groups)
+    expected = {
+        "Mixed_6e.branch1x1.conv.weight": (2.0, 1.0),
+        "Conv2d_1a_3x3.bn.weight": (2.0, 0.0),
+        "Mixed_5b.branch_pool.bn.bias": (2.0, 0.0),
+        "add2.conv.weight": (3.0, 1.0),
+        "add1.conv.bias": (3.0, 0.0),
+        "fc.weight": (3.0, 1.0),
+        "fc.bias": (3.0, 0.0),
+    }
+    for name, rates in expected.items():
+        assert place[id(model.get_parameter(name))] == rates, name
+
+
+# ---------------------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crop": 40}, r"crop: 40 given, 1\.\.36 \(resize\) allowed"),
+        ({"crop": 0}, "crop: 0 given"),
+        ({"epochs": 0}, "0 epochs"),
+        ({"batch_size": 0}, "batches of 0"),
+        ({"device": "tpu"}, "device: 'tpu' given; here: auto, cpu"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as told:
+        train(tmp_path, **change)
+    assert "\n" not in str(told.value)
+
+
+def test_sets_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    two = LabelsOnly(4, "val", ("a", "b"))
+    for parts, message in (
+        ((TRAIN, two), "classes: 3 to train, 2 to validate, 3 in the head"),
+        ((two, two), "classes: 2 to train, 2 to validate, 3 in the head"),
+        ((LabelsOnly(0, "train"), VAL), "0 images to train"),
+        ((TRAIN, LabelsOnly(0, "val")), "0 to validate"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fit(network(), *parts, folder=tmp_path / "run", **SETTINGS)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    model = network()
+    with torch.no_grad():
+        model.fc.weight[0, 0] = float("nan")
+    with pytest.raises(RuntimeError, match="the loss is nan at step 0; lower the learning rates"):
+        train(tmp_path, model)
+    assert not (tmp_path / "classifier.safetensors").exists() and not (tmp_path / "unfinished.pt").exists()
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+    for name in ("cuda", "mps", "gpu", ""):
+        with pytest.raises(UserError, match=f"device: '{name}' given; here: auto, cpu$"):
+            pick_device(name)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("auto").type == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto").type == "cuda" and pick_device("cpu").type == "cpu"
