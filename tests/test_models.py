@@ -121,7 +121,7 @@ def test_floating_point_operations(width: float, side: int, giga: float) -> None
 
 
 def test_sixteenths_add_up() -> None:
-    for sixteenths in (1, 3, 10, 15):
+    for sixteenths in (3, 15):
         model = on_meta(2, sixteenths / 16)
         assert model(torch.empty(1, 3, 32, 32, device="meta")).shape == (1, 2)
 

@@ -16,7 +16,7 @@ from dgl_lib.ablation import SLIDES, TREATMENTS, Chosen, curve, row
 from dgl_lib.datasets.records import Record
 from dgl_lib.evaluation import Scores, choose, name_scales
 from dgl_lib.maps import resize
-from dgl_lib.plots.style import COLOURS, MAP, NAMES, SIGNED, bare, outline, show_map, show_photo
+from dgl_lib.plots.style import COLOURS, MAP, NAMES, bare, outline, show_map, show_photo
 
 #: Light to dark, as more is done to the map.
 TREATMENT_COLOURS = {"none": "#c7c7c7", "MC": "#fdae6b", "MS": "#6baed6", "MS+MC": "#08519c"}
@@ -36,12 +36,18 @@ def agreement(maps: Mapping[float, np.ndarray]) -> dict[float, float]:
     return {scale: float(m @ unit[1.0]) for scale, m in unit.items() if scale != 1.0}
 
 
+def _height(record: Record) -> float:
+    """Inches for a row of panels 1.75 inches wide, under two lines of title each and one for the figure."""
+    height, width = record.image.shape[:2]
+    return 1.6 * height / width + 0.9
+
+
 def scales_figure(
     record: Record, maps: Mapping[float, np.ndarray], merged: np.ndarray, size: int, pixels: bool
 ) -> Figure:
     """The raw map (h, w) of each scale, by scale, and their merged map (H, W); ``size`` is the input's side at 1.0."""
     grid = maps[1.0].shape[0]
-    figure, axes = plt.subplots(1, len(maps) + 2, figsize=(1.75 * (len(maps) + 2), 2.4))
+    figure, axes = plt.subplots(1, len(maps) + 2, figsize=(1.75 * (len(maps) + 2), _height(record)))
     show_photo(axes[0], record, pixels)
     axes[0].set_title("the image")
     for ax, (scale, m) in zip(axes[1:], maps.items(), strict=False):
@@ -66,15 +72,13 @@ def closing_figure(before: np.ndarray, after: np.ndarray, side: int, record: Rec
     shown = [m if pixels else at_most(m, grid) for m in (before, after, added)]
     for ax, m, title in zip(axes, shown, ("before", "after closing", "what closing added"), strict=False):
         height, width = before.shape
-        low, high = (0, 1) if title != "what closing added" else (-added.max(), added.max())
-        cmap = SIGNED if title == "what closing added" else MAP
-        image = bare(ax).imshow(
-            m, cmap, vmin=low, vmax=high or 1, extent=(0, width, height, 0), interpolation="nearest"
-        )
+        high = 1 if title != "what closing added" else added.max()
+        image = bare(ax).imshow(m, MAP, vmin=0, vmax=high or 1, extent=(0, width, height, 0), interpolation="nearest")
         outline(ax, record, "white")
         ax.set_title(title)
         figure.colorbar(image, ax=ax, shrink=0.75)
-    line = int(added.max(1).argmax())
+    reach = side // 2 if 2 * (side // 2) < min(added.shape) else 0  # gaps inside, not those along the frame
+    line = reach + int(added[reach : len(added) - reach, reach : added.shape[1] - reach].max(1).argmax())
     x = np.arange(before.shape[1])
     axes[3].fill_between(x, before[line], after[line], color=COLOURS["dgl"], alpha=0.25, label="added")
     axes[3].plot(x, before[line], color="black", label="before")
@@ -88,7 +92,7 @@ def closing_figure(before: np.ndarray, after: np.ndarray, side: int, record: Rec
 
 def fusion_figure(record: Record, maps: Mapping[str, np.ndarray], pixels: bool) -> Figure:
     """The branches alone and the three readings of "both fused", raw maps (h, w) of one image by method."""
-    figure, axes = plt.subplots(1, len(maps) + 1, figsize=(1.75 * (len(maps) + 1), 2.4))
+    figure, axes = plt.subplots(1, len(maps) + 1, figsize=(1.75 * (len(maps) + 1), _height(record)))
     show_photo(axes[0], record, pixels)
     axes[0].set_title("the image")
     letters = {"dgl": "(a) product formula", "fused_mean": "(b) mean", "fused_max": "(c) maximum"}
@@ -118,7 +122,7 @@ def sweep_figure(table: pd.DataFrame, chosen: Chosen, methods: Sequence[str]) ->
     left.set_xticks(range(len(names)), [name.replace("+", "\n+ ") for name in names])
     left.set(xlabel="scales merged", ylabel="validation IoU, percent", title="scales, without closing")
     right.set(xlabel="kernel, percent of the longer side (0: no closing)", title="closing, at the scales chosen")
-    left.legend(fontsize="x-small")
+    right.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
     sets = {chosen[m]["MS"][0] for m in methods}
     same = "choose the same scales" if len(sets) == 1 else "do not choose the same scales"
     figure.suptitle(f"On validation the methods {same} (circles: chosen)", x=0.01, ha="left")

@@ -247,7 +247,7 @@ def grid(
     dataset: Dataset, rows: Sequence[tuple[int, str]], maps: Maps, layers: Sequence[str], title: str, pixels: bool
 ) -> Figure:
     """Maps of every layer (columns); a row an (image index, method). Colours span each map's own range."""
-    figure = _figure(0.8 * (len(layers) + 1), 0.8 * len(rows) + 0.45)
+    figure = _figure(0.68 * (len(layers) + 1), 0.68 * len(rows) + 0.45)
     axes = figure.subplots(len(rows), len(layers) + 1, squeeze=False)
     several = len({method for _, method in rows}) > 1
     for k, (line, (i, method)) in enumerate(zip(axes, rows, strict=True)):
@@ -262,7 +262,7 @@ def grid(
         label = style.NAMES.get(method, method) if several else dataset.classes[record.label]
         line[0].set_ylabel(label.replace(" (", "\n("), fontsize=6)
     for ax, name in zip(axes[0], ["image", *layers], strict=True):
-        ax.set_title(name, fontsize=7, loc="center")
+        ax.set_title(name, fontsize=6, loc="center")
     figure.suptitle(title, fontsize="medium")
     return figure
 

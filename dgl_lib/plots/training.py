@@ -83,7 +83,7 @@ def first_images(dataset: Dataset, pixels: bool) -> Figure:
     """The first image of each class: above, what training gets (image and class); below, what it never gets (masks)."""
     chosen = first_per_class(dataset, 1)
     records = sorted((chosen[i] for i in range(len(chosen))), key=lambda record: record.label)
-    figure = Figure(figsize=(1.35 * len(records), 3.2))
+    figure = Figure(figsize=(1.15 * len(records), 2.9))
     for column, (above, below) in enumerate(figure.subplots(2, len(records)).T):
         record = records[column]
         image = record.image if pixels else np.full_like(record.image, 240)
@@ -134,11 +134,11 @@ def curves(history: pd.DataFrame, classes: int, kept: int) -> Figure:
 
 def confusion(counts: pd.DataFrame) -> Figure:
     """The confusion matrix as a heat map of counts; the title names the most frequent mistake."""
-    side = 2.4 + 0.5 * len(counts)
-    figure = Figure(figsize=(side + 1.0, side))
+    side = 1.6 + 0.42 * len(counts)
+    figure = Figure(figsize=(side + 0.3, side))
     axes = figure.subplots()
     shown = counts.rename(index=readable, columns=readable)
-    sns.heatmap(shown, ax=axes, annot=True, fmt="d", cmap="viridis", square=True, cbar_kws={"label": "images"})
+    sns.heatmap(shown, ax=axes, annot=True, fmt="d", cmap="viridis", square=True, cbar=False)
     axes.set(xlabel="predicted class", ylabel="true class", title=most_confused(counts))
     axes.tick_params(axis="x", rotation=40)
     return figure
@@ -154,7 +154,7 @@ def most_confused(counts: pd.DataFrame) -> str:
     return f"Most frequent mistake: {names[true]} taken for {names[said]}, {wrong.max()} of {number[true].sum()}"
 
 
-def right_and_wrong(dataset: Dataset, probabilities: np.ndarray, pixels: bool, count: int = 6) -> Figure:
+def right_and_wrong(dataset: Dataset, probabilities: np.ndarray, pixels: bool, count: int = 5) -> Figure:
     """By rule: the ``count`` most confident right answers above, the first ``count`` wrong ones below.
 
     Args:
@@ -164,7 +164,7 @@ def right_and_wrong(dataset: Dataset, probabilities: np.ndarray, pixels: bool, c
     right = np.flatnonzero(predicted == dataset.labels)
     wrong = np.flatnonzero(predicted != dataset.labels)
     right = right[np.argsort(-probabilities[right].max(1), kind="stable")]
-    figure = Figure(figsize=(1.7 * count, 4.4))
+    figure = Figure(figsize=(1.4 * count, 3.9))
     for row, chosen in zip(figure.subplots(2, count), (right[:count], wrong[:count]), strict=True):
         for axes in row[len(chosen) :]:
             axes.set_axis_off()
@@ -180,7 +180,7 @@ def right_and_wrong(dataset: Dataset, probabilities: np.ndarray, pixels: bool, c
 
 def first_cams(records: Sequence[Record], maps: Tensor, classes: Sequence[str], pixels: bool) -> Figure:
     """Images above, their CAMs (N, h, w) below, object outlined; the title counts the peaks on the telling part."""
-    figure = Figure(figsize=(1.35 * len(records), 3.4))
+    figure = Figure(figsize=(1.15 * len(records), 3.1))
     for column, (above, below) in enumerate(figure.subplots(2, len(records)).T):
         record = records[column]
         style.show_photo(above, record, pixels)
