@@ -178,7 +178,9 @@ def _cam_heads(model: nn.Module, found: Gradients) -> dict[str, Tensor]:
             # Without the bias, which would drown the features' share where it is large.
             bias = torch.zeros_like(found.logits) if fc.bias is None else fc.bias.detach()
             share = found.logits - bias
-            if torch.allclose(pooled @ fc.weight.detach().T, share, rtol=1e-3, atol=1e-3 * float(share.abs().max())):
+            rounding = 4 * torch.finfo(share.dtype).eps * float(found.logits.abs().max())  # of taking the bias off
+            slack = 1e-3 * float(share.abs().max()) + rounding
+            if torch.allclose(pooled @ fc.weight.detach().T, share, rtol=1e-3, atol=slack):
                 heads[layer] = fc.weight.detach()[found.classes]  # N x K
     return heads
 

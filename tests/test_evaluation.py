@@ -203,7 +203,7 @@ def test_scores_are_those_of_a_pipeline_by_hand() -> None:
                 mask, counts = record.mask, ~record.ignore
                 unions = [((mask | (q >= t)) & counts).sum() for t in range(256)]
                 curve = [(mask & (q >= t) & counts).sum() / unions[t] for t in range(256)]
-                # A pixel at half a level may round either way, here or there: then one threshold's count differs by one.
+                # A pixel at half a level may round either way: one threshold then counts it otherwise.
                 np.testing.assert_allclose(metrics.iou(found[i]), curve, atol=1.5 / min(unions))
 
 

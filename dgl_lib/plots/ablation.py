@@ -61,7 +61,7 @@ def scales_figure(
 
 
 def closing_figure(before: np.ndarray, after: np.ndarray, side: int, record: Record, pixels: bool, grid: int) -> Figure:
-    """A map (H, W) in 0..1 before and after closing, what was added, and both along the row where most was added.
+    """A map (H, W) in 0..1 before and after closing, what was added, and both along the row, away from the frame, where most was.
 
     Args:
         side: of the kernel, in pixels.

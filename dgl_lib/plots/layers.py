@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from dgl_lib import claims, metrics
-from dgl_lib.datasets.records import Dataset
+from dgl_lib.datasets.records import Dataset, Record
 from dgl_lib.errors import UserError
 from dgl_lib.evaluation import BASELINES, Maps, Scores, at, choose
 from dgl_lib.localize import gradients
@@ -228,7 +228,7 @@ def _layer_ticks(ax: Axes, layers: Sequence[str]) -> None:
 
 def same_maps(dataset: Dataset, indices: Sequence[int], maps: Mapping[str, Tensor], pixels: bool) -> Figure:
     """Min-maxed maps (N, h, w) of the images ``indices``, a column a method, to be seen to be the same."""
-    figure = _figure(1.05 * (len(maps) + 1), 1.05 * len(indices) + 0.5)
+    figure = _figure(0.95 * (len(maps) + 1), 0.95 * len(indices) + 0.5)
     axes = figure.subplots(len(indices), len(maps) + 1, squeeze=False)
     for row, i in enumerate(indices):
         record = dataset[i]
@@ -247,7 +247,7 @@ def grid(
     dataset: Dataset, rows: Sequence[tuple[int, str]], maps: Maps, layers: Sequence[str], title: str, pixels: bool
 ) -> Figure:
     """Maps of every layer (columns); a row an (image index, method). Colours span each map's own range."""
-    figure = _figure(0.68 * (len(layers) + 1), 0.68 * len(rows) + 0.45)
+    figure = _figure(0.75 * (len(layers) + 1), 0.75 * len(rows) + 0.45)
     axes = figure.subplots(len(rows), len(layers) + 1, squeeze=False)
     several = len({method for _, method in rows}) > 1
     for k, (line, (i, method)) in enumerate(zip(axes, rows, strict=True)):
@@ -258,13 +258,22 @@ def grid(
         for ax, layer in zip(line[1:], layers, strict=True):
             style.bare(ax)
             if (method, layer) in maps.maps:
-                style.show_map(ax, maps.maps[method, layer][i], record)
+                _small_map(ax, maps.maps[method, layer][i], record)
         label = style.NAMES.get(method, method) if several else dataset.classes[record.label]
         line[0].set_ylabel(label.replace(" (", "\n("), fontsize=6)
     for ax, name in zip(axes[0], ["image", *layers], strict=True):
         ax.set_title(name, fontsize=6, loc="center")
     figure.suptitle(title, fontsize="medium")
     return figure
+
+
+def _small_map(ax: Axes, m: np.ndarray, record: Record) -> None:
+    """As ``style.show_map``, with an outline thin enough to see the map of a small panel behind it."""
+    height, width = record.image.shape[:2]
+    ax.imshow(m, style.MAP, extent=(0, width, height, 0), interpolation="nearest")
+    if record.mask is not None and record.mask.any() and not record.mask.all():
+        grid = np.arange(width) + 0.5, np.arange(height) + 0.5
+        ax.contour(*grid, record.mask, levels=[0.5], colors="white", linewidths=0.7)
 
 
 def validation_curves(val: Scores, layer: str, methods: Sequence[str]) -> Figure:
