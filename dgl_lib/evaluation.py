@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -236,7 +237,7 @@ def _at_size(pixels: np.ndarray | None, size: int | None) -> np.ndarray | None:
     """A mask at ``size`` x ``size``, by nearest neighbour; as it is for None."""
     if pixels is None or size is None:
         return pixels
-    as_float = torch.from_numpy(pixels).float()[None, None]
+    as_float = torch.from_numpy(pixels.astype(np.float32))[None, None]  # a copy: kept masks are read-only
     return nn.functional.interpolate(as_float, size=(size, size), mode="nearest-exact")[0, 0].numpy() > 0.5
 
 

@@ -56,7 +56,8 @@ def close(m: Tensor, fraction: float) -> Tensor:
         fraction: side of the elliptic kernel as a fraction of the map's longer side, in [0, 1); rounded to an odd
             number of pixels, and nothing is done below 3.
 
-    What lies outside of the map takes no part (OpenCV's default border): an edge is never darkened or brightened by it.
+    What lies outside of the map takes no part (OpenCV's default border). A dark strip along an edge that is narrower
+    than the kernel therefore fills as a dark gap inside does.
 
     Raises:
         UserError: ``fraction`` out of range, or values outside 0..1.

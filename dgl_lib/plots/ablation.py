@@ -37,9 +37,9 @@ def agreement(maps: Mapping[float, np.ndarray]) -> dict[float, float]:
 
 
 def _height(record: Record) -> float:
-    """Inches for a row of panels 1.75 inches wide, under two lines of title each and one for the figure."""
+    """Inches for a row of panels 1.5 inches wide, under two lines of title each and one for the figure."""
     height, width = record.image.shape[:2]
-    return 1.6 * height / width + 0.9
+    return 1.4 * height / width + 0.85
 
 
 def scales_figure(
@@ -47,21 +47,21 @@ def scales_figure(
 ) -> Figure:
     """The raw map (h, w) of each scale, by scale, and their merged map (H, W); ``size`` is the input's side at 1.0."""
     grid = maps[1.0].shape[0]
-    figure, axes = plt.subplots(1, len(maps) + 2, figsize=(1.75 * (len(maps) + 2), _height(record)))
+    figure, axes = plt.subplots(1, len(maps) + 2, figsize=(1.45 * (len(maps) + 2), _height(record)))
     show_photo(axes[0], record, pixels)
-    axes[0].set_title("the image")
+    axes[0].set_title("the image", fontsize="small")
     for ax, (scale, m) in zip(axes[1:], maps.items(), strict=False):
         show_map(ax, m if pixels else at_most(m, grid), record)
-        ax.set_title(f"scale {scale:g}: {round(size * scale)} px\n{m.shape[0]} x {m.shape[1]} cells")
+        ax.set_title(f"scale {scale:g}: {round(size * scale)} px\n{m.shape[0]} x {m.shape[1]} cells", fontsize="small")
     show_map(axes[-1], merged if pixels else at_most(merged, grid), record)
-    axes[-1].set_title("merged: mean of\nthe min-maxed maps")
+    axes[-1].set_title("merged: mean of\nthe min-maxed maps", fontsize="small")
     title = ", ".join(f"{r:.2f} at {scale:g}" for scale, r in agreement(maps).items())
     figure.suptitle(f"Correlation with the map of scale 1: {title}", x=0.01, ha="left")
     return figure
 
 
 def closing_figure(before: np.ndarray, after: np.ndarray, side: int, record: Record, pixels: bool, grid: int) -> Figure:
-    """A map (H, W) in 0..1 before and after closing, what was added, and both along the row, away from the frame, where most was.
+    """A map (H, W) in 0..1 before and after closing, what was added, and both along the row where most was added.
 
     Args:
         side: of the kernel, in pixels.
@@ -77,7 +77,7 @@ def closing_figure(before: np.ndarray, after: np.ndarray, side: int, record: Rec
         outline(ax, record, "white")
         ax.set_title(title)
         figure.colorbar(image, ax=ax, shrink=0.75)
-    reach = side // 2 if 2 * (side // 2) < min(added.shape) else 0  # gaps inside, not those along the frame
+    reach = side // 2 if 2 * (side // 2) < min(added.shape) else 0  # gaps inside, not those at the frame
     line = reach + int(added[reach : len(added) - reach, reach : added.shape[1] - reach].max(1).argmax())
     x = np.arange(before.shape[1])
     axes[3].fill_between(x, before[line], after[line], color=COLOURS["dgl"], alpha=0.25, label="added")
@@ -92,13 +92,13 @@ def closing_figure(before: np.ndarray, after: np.ndarray, side: int, record: Rec
 
 def fusion_figure(record: Record, maps: Mapping[str, np.ndarray], pixels: bool) -> Figure:
     """The branches alone and the three readings of "both fused", raw maps (h, w) of one image by method."""
-    figure, axes = plt.subplots(1, len(maps) + 1, figsize=(1.75 * (len(maps) + 1), _height(record)))
+    figure, axes = plt.subplots(1, len(maps) + 1, figsize=(1.5 * (len(maps) + 1), _height(record)))
     show_photo(axes[0], record, pixels)
-    axes[0].set_title("the image")
+    axes[0].set_title("the image", fontsize="small")
     letters = {"dgl": "(a) product formula", "fused_mean": "(b) mean", "fused_max": "(c) maximum"}
     for ax, (method, m) in zip(axes[1:], maps.items(), strict=True):
         show_map(ax, m, record)
-        ax.set_title(letters.get(method, NAMES[method].replace(" (", "\n(")))
+        ax.set_title(letters.get(method, NAMES[method].replace(" (", "\n(")), fontsize="small")
     figure.suptitle("Two branches and three readings of their fusion; colours span each map's range", x=0.01, ha="left")
     return figure
 
@@ -149,7 +149,10 @@ def treatments_figure(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
     ax.legend(fontsize="x-small", ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
     shown = table[table["method"].isin(methods)]
     [top] = shown.nlargest(1, "iou").to_dict("records")
-    ax.set_title(f"Highest on test: {NAMES.get(top['method'], top['method'])}, {top['treatment']}, {top['iou']:.1f}")
+    [trivial] = table[table["treatment"] == ""].nlargest(1, "iou").to_dict("records")
+    order = "below" if top["iou"] < trivial["iou"] else "above"
+    title = f"Highest on test: {NAMES.get(top['method'], top['method'])}, {top['treatment']}, {top['iou']:.1f}"
+    ax.set_title(f"{title}; {order} the better trivial baseline ({NAMES[trivial['method']]}, {trivial['iou']:.1f})")
     return figure
 
 
@@ -161,7 +164,8 @@ def curves_figure(val: Scores, test: Scores, chosen: Chosen, methods: Sequence[s
         for treatment in SLIDES:
             values = curve(test, method, chosen[method][treatment])
             peak, t = values.argmax(), choose(val.find(**row(method, chosen[method][treatment])))
-            ax.plot(values, color=TREATMENT_COLOURS[treatment], label=treatment)
+            line = "dashed" if treatment == "MS+MC" else "solid"  # it often lies on MS
+            ax.plot(values, linestyle=line, color=TREATMENT_COLOURS[treatment], label=treatment)
             ax.plot(t, values[t], "o", color=TREATMENT_COLOURS[treatment], mec="black", ms=6)
             ax.plot(peak, values[peak], "x", color="black", ms=7)
             losses.append(values[peak] - values[t])

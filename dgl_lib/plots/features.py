@@ -18,6 +18,7 @@ from dgl_lib.plots.style import MAP, SIGNED, show_map, show_photo
 from dgl_lib.pulling import Compared, Plane, Pulled
 
 PULLED, PUSHED, RANDOM = "#d62728", "#1f77b4", "#7f7f7f"
+FLOAT32 = float(np.finfo(np.float32).eps)
 RULES = {"released": PULLED, "autograd": PUSHED}
 
 
@@ -159,15 +160,22 @@ def parallel(found: Compared, alpha: float, *, title: str) -> Figure:
     """How parallel -G_J and G_c are: cosine against confidence, and the released rule's angle against its bound."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.7))
     for name, values in (("released", found.released), ("autograd", found.autograd)):
-        left.plot(1 - found.rest, values, "o", color=RULES[name], ms=4, alpha=0.6, mew=0, label=f"{name} rule")
-    left.set(xlabel="confidence $p_c$", ylabel="cosine between $-G_J$ and $G_c$", ylim=(None, 1.02))
+        left.semilogx(
+            np.maximum(found.rest, 1e-12), values, "o", color=RULES[name], ms=4, alpha=0.6, mew=0, label=f"{name} rule"
+        )
+    left.set(
+        xlabel="$1-p_c$ (more confident to the right)", ylabel="cosine between $-G_J$ and $G_c$", ylim=(None, 1.03)
+    )
+    left.invert_xaxis()
     left.legend(frameon=False)
     x = found.rest / (alpha - 1 + found.rest)
     right.loglog(x, found.sine, "o", color=PULLED, ms=4, alpha=0.6, mew=0, label="measured")
     right.loglog(x, found.bound, "_", color="black", ms=5, label="bound of each image")
     right.set(xlabel="$(1-p_c)\\,/\\,(\\alpha-p_c)$", ylabel="sine of the angle, released rule")
-    line = np.array([x.min(), x.max()])
+    line = np.array([max(x.min(), FLOAT32 / 100), max(x.max(), FLOAT32)])
     right.loglog(line, line, ":", color="black", lw=1, label="slope 1")
-    right.legend(frameon=False)
+    right.axhspan(FLOAT32 / 100, FLOAT32, color="black", alpha=0.08, lw=0, label="below float32's precision")
+    right.set(xlim=(line[0] / 3, line[1] * 3), ylim=(max(found.sine.min() / 3, FLOAT32 / 100), None))
+    right.legend(frameon=False, fontsize="small")
     figure.suptitle(title, x=0.01, ha="left")
     return figure

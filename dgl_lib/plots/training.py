@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -79,11 +80,18 @@ def peak_region(m: Tensor, record: Record) -> str:
 # ----------------------------------------------------------------------------------------------------------- figures
 
 
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, inches: from pyplot, so that a notebook can show it, and closed, so that it does so once."""
+    figure = plt.figure(figsize=(width, height))
+    plt.close(figure)
+    return figure
+
+
 def first_images(dataset: Dataset, pixels: bool) -> Figure:
     """The first image of each class: above, what training gets (image and class); below, what it never gets (masks)."""
     chosen = first_per_class(dataset, 1)
     records = sorted((chosen[i] for i in range(len(chosen))), key=lambda record: record.label)
-    figure = Figure(figsize=(1.15 * len(records), 2.9))
+    figure = _figure(1.15 * len(records), 2.9)
     for column, (above, below) in enumerate(figure.subplots(2, len(records)).T):
         record = records[column]
         image = record.image if pixels else np.full_like(record.image, 240)
@@ -108,7 +116,7 @@ def _regions(record: Record) -> np.ndarray:
 
 def curves(history: pd.DataFrame, classes: int, kept: int) -> Figure:
     """Loss, accuracy and learning rate by epoch; the epoch ``kept`` is marked, and so is what a guess would get."""
-    figure = Figure(figsize=(10.5, 3.0))
+    figure = _figure(10.5, 3.0)
     loss, accuracy, rate = figure.subplots(1, 3)
     for axes, what, scale, guess in (
         (loss, "loss", 1.0, np.log(classes)),
@@ -135,7 +143,7 @@ def curves(history: pd.DataFrame, classes: int, kept: int) -> Figure:
 def confusion(counts: pd.DataFrame) -> Figure:
     """The confusion matrix as a heat map of counts; the title names the most frequent mistake."""
     side = 1.6 + 0.42 * len(counts)
-    figure = Figure(figsize=(side + 0.3, side))
+    figure = _figure(side + 0.3, side)
     axes = figure.subplots()
     shown = counts.rename(index=readable, columns=readable)
     sns.heatmap(shown, ax=axes, annot=True, fmt="d", cmap="viridis", square=True, cbar=False)
@@ -164,7 +172,7 @@ def right_and_wrong(dataset: Dataset, probabilities: np.ndarray, pixels: bool, c
     right = np.flatnonzero(predicted == dataset.labels)
     wrong = np.flatnonzero(predicted != dataset.labels)
     right = right[np.argsort(-probabilities[right].max(1), kind="stable")]
-    figure = Figure(figsize=(1.4 * count, 3.9))
+    figure = _figure(1.4 * count, 3.9)
     for row, chosen in zip(figure.subplots(2, count), (right[:count], wrong[:count]), strict=True):
         for axes in row[len(chosen) :]:
             axes.set_axis_off()
@@ -180,7 +188,7 @@ def right_and_wrong(dataset: Dataset, probabilities: np.ndarray, pixels: bool, c
 
 def first_cams(records: Sequence[Record], maps: Tensor, classes: Sequence[str], pixels: bool) -> Figure:
     """Images above, their CAMs (N, h, w) below, object outlined; the title counts the peaks on the telling part."""
-    figure = Figure(figsize=(1.15 * len(records), 3.1))
+    figure = _figure(1.15 * len(records), 3.1)
     for column, (above, below) in enumerate(figure.subplots(2, len(records)).T):
         record = records[column]
         style.show_photo(above, record, pixels)
