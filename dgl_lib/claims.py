@@ -158,7 +158,9 @@ def claims_markdown(folder: Path) -> str:
     """The table of claims as Markdown, one line a row: what was said, what was measured, the verdict."""
     lines = []
     for row in claims_table(folder).to_dict("records"):
-        interval = f"{row['measured']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] {row['unit']}"
+        digits = 4 if row["unit"] == "probability" else 2
+        effect, low, high = (f"{row[key]:+.{digits}f}" for key in ("measured", "low", "high"))
+        interval = f"{effect} [{low}, {high}] {row['unit']}"
         measured = interval if row["low"] == row["low"] else ""  # NaN: nothing measured, or an identity
         detail = "; ".join(part for part in (measured, row["detail"]) if part)
         lines.append([row["claim"], row["says"], detail, str(row["n"] or ""), f"**{row['verdict']}**"])

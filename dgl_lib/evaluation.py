@@ -98,7 +98,7 @@ def raw_maps(
         piece = [_localize(model, dataset, indices[i : i + 2], what, alpha, rule) for i in range(0, len(indices), 2)]
         pieces.append({key: np.concatenate([p[key] for p in piece]) for key in piece[0]})
         if file is not None:
-            unfinished = file.with_name(file.name + ".part")
+            unfinished = file.with_name(f"{file.name}.{os.getpid()}")  # two runs may compute the same part
             with unfinished.open("wb") as stream:
                 np.savez_compressed(stream, **pieces[-1])  # type: ignore[arg-type]
             unfinished.replace(file)

@@ -34,6 +34,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("resize", "crop", "image_size"), (lambda v: v >= 32, "32 pixels or more")),
     **dict.fromkeys(("learning_rate", "alpha"), (lambda v: v > 0, "more than 0")),
     **dict.fromkeys(("trunk_learning_rate", "weight_decay"), (lambda v: v >= 0, "0 or more")),
+    "grid": (lambda v: v >= 6, "6 or more"),
     "width": (lambda v: 0 < v <= 1 and v * 16 % 1 == 0, "a multiple of 1/16 in (0, 1]"),
     "scales": (lambda v: 0 < v <= 4, "more than 0, at most 4"),
     "kernels": (lambda v: 0 <= v < 1, "0 (no closing) to below 1, a fraction of the image's side"),

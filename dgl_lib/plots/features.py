@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -40,7 +41,8 @@ def maps_beside(
     for i, record in enumerate(records):
         show_photo(grid[i, 0], record, pixels)
         if classes:
-            grid[i, 0].set_ylabel(classes[record.label])
+            name = textwrap.fill(classes[record.label].replace("_", " "), 12)
+            grid[i, 0].set_ylabel(name, fontsize="small")
         for axes, (name, maps) in zip(grid[i, 1:], columns.items(), strict=True):
             show_map(axes, maps[i], record, SIGNED if name in signed else MAP, name in signed)
     for axes, name in zip(grid[0], ["image", *columns], strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,6 +10,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from dgl_lib.datasets.records import Record
 
@@ -66,8 +68,10 @@ def use_style() -> None:
 
 
 def save(figure: Figure, folder: Path, name: str) -> Figure:
-    """Write ``figure`` to ``folder/NAME.png`` without a trace of the software, so that reruns give the same bytes."""
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    """Write ``figure`` to ``folder/NAME.png`` in 256 colours, a quarter of the size, software unnamed."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
     return figure
 
 
