@@ -57,7 +57,7 @@ def close(m: Tensor, fraction: float) -> Tensor:
             number of pixels, and nothing is done below 3.
 
     What lies outside of the map takes no part (OpenCV's default border). A dark strip along an edge that is narrower
-    than the kernel therefore fills as a dark gap inside does.
+    than half of the kernel therefore fills, as a gap inside does that is narrower than the whole.
 
     Raises:
         UserError: ``fraction`` out of range, or values outside 0..1.
