@@ -355,12 +355,13 @@ def test_maps_are_computed_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> 
     study.evaluate(plan.Plan("full", {"03": parameters}), progress=False)
     monkeypatch.setattr(evaluation, "_localize", lambda *a: pytest.fail("computed again"))
     every_layer = study.maps_of_layers(parameters, "test").maps
-    layered = {(m, layer) for m in ("dgl", "pixel_selection") for layer in ("Mixed_6e", "add1")}
+    layered = {(m, layer) for m in ("features", "dgl", "pixel_selection") for layer in ("Mixed_6e", "add1")}
     assert set(every_layer) == {*layered, ("cam", "add1")}
     scales = study.maps_of_scales(parameters, "val")
     shapes = {s: maps.maps["dgl", "Mixed_6e"].shape for s, maps in scales.items()}
     assert shapes == {1.0: (len(CLASSES), 4, 4), 1.5: (len(CLASSES), 6, 6)}
-    assert {m for m, _ in scales[1.0].maps} == {"grad_cam_signed", "dgl", "enhanced_map", "pixel_selection"}
+    methods = ("grad_cam_signed", "dgl", "enhanced_map", "pixel_selection")
+    assert set(scales[1.0].maps) == {(m, layer) for m in methods for layer in ("Mixed_6e", "add1")}
 
 
 def has_accelerator() -> bool:

@@ -71,6 +71,7 @@ def save(figure: Figure, folder: Path, name: str) -> Figure:
     """Write ``figure`` to ``folder/NAME.png`` in 256 colours, a quarter of the size, software unnamed."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
+    plt.close(figure)  # else a notebook would draw it once more at the end of the cell
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
     return figure
 
