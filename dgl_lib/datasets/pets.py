@@ -176,7 +176,7 @@ def _find(root: str | Path | None) -> Path:
             OxfordIIITPet(root=root, download=True)
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"pets: download to {root!r} failed ({reason}); DGL_DATA may name a folder") from error
+            raise UserError(f"pets: download to {str(root)!r} failed ({reason}); DGL_DATA may name a folder") from error
     contents = ("images", "annotations/trainval.txt", "annotations/test.txt", "annotations/trimaps")
     needed = [f"{FOLDER}/{path}" for path in contents]
     if absent := [path for path in needed if not (Path(root) / path).exists()]:
