@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,10 @@ class Maps:
     maps: dict[tuple[str, str], np.ndarray]
     logits: np.ndarray
     classes: np.ndarray
+
+    def only(self, pairs: Iterable[tuple[str, str]]) -> Maps:
+        """The maps of these (method, layer) pairs, in this order; pairs without a map (CAM has few) are left out."""
+        return Maps({pair: self.maps[pair] for pair in pairs if pair in self.maps}, self.logits, self.classes)
 
 
 def raw_maps(

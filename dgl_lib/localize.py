@@ -248,6 +248,11 @@ def features(S: Tensor, G_c: Tensor, G_J: Tensor) -> Tensor:
     return S.sum(1)
 
 
+def gradient_term(S: Tensor, G_c: Tensor, G_J: Tensor) -> Tensor:
+    """M = -sum_k G_c n(G_J): DGL with its feature term left out. With this term left out, DGL is pixel selection."""
+    return -(G_c * n(G_J)).sum(1)
+
+
 class Method(NamedTuple):
     """A method's formula of (S, G_c, G_J), and the gradients it needs."""
 
@@ -267,7 +272,12 @@ _FORMULAS: dict[str, Method] = {
     "sgl_g2": Method(sgl_g2, frozenset({"G_J"})),
     "dgl": Method(dgl, frozenset({"G_c", "G_J"})),
     "features": Method(features, frozenset()),
+    "gradient_term": Method(gradient_term, frozenset({"G_c", "G_J"})),
 }
+
+
+#: Not methods: what branch 1 starts from, and what DGL's second term gives alone.
+CONTROLS = ("features", "gradient_term")
 
 
 # ------------------------------------------------------------------------------------------------------- localize
@@ -294,7 +304,7 @@ def localize(
 ) -> Localization:
     """Maps of every method on every layer, from one forward pass and at most two backward passes.
 
-    Arguments as for :func:`gradients`; ``methods`` are names in ``METHODS``, or ``"features"`` for the plain features.
+    Arguments as for :func:`gradients`; ``methods`` are names in ``METHODS`` or ``CONTROLS``.
     CAM is left out, with one warning, on layers that do not feed a linear head through average pooling.
 
     Raises:
@@ -345,7 +355,7 @@ def _single(
 
 #: ``METHODS[name](model, images, classes, layers, **options) -> {layer: (N, h, w)}``.
 METHODS: dict[str, Callable[..., dict[str, Tensor]]] = {
-    name: partial(_single, name) for name in _FORMULAS if name != "features"
+    name: partial(_single, name) for name in _FORMULAS if name not in CONTROLS
 }
 
 #: DGL alone: ``dual_gradients(model, images, classes, layers, *, alpha=10.0, rule="released") -> {layer: (N, h, w)}``.

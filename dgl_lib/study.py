@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from dgl_lib.datasets.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.evaluation import Maps, raw_maps
 from dgl_lib.files import exclusive, sha256, write_text
+from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.models import SPG_PLAIN_LAYERS, SPGPlain, load_checkpoint, spg_plain
 from dgl_lib.parameters import check_notebook
 from dgl_lib.paths import checkpoint_path, project_root, results_folder
@@ -35,7 +36,9 @@ __all__ = [
     "check",
     "checkpoint_path",
     "classifier",
+    "every_map",
     "load",
+    "make_page",
     "maps_of_layers",
     "maps_of_scales",
     "part",
@@ -165,16 +168,10 @@ def run(profile: str, settings: Sequence[str] = (), *, until: str = "notebooks",
     plan = read_plan(profile, settings)
     target = results_folder(plan.profile, plan.merged.get("show_photos", False))
     seconds: dict[str, float] = {}
-    with exclusive(paths.runs_folder() / f"{target.name}.lock", target.relative_to(paths.project_root()).as_posix()):
-        with _timed(seconds, "check"):
-            check_inputs(plan)
-        checkpoint = None
-        if all(name in plan.merged for name in TRAINING):
-            checkpoint = train_classifier(plan.merged, progress=progress)
-            seconds["train"] = round(read_history(checkpoint.parent)[-1]["seconds"], 1)  # of all its sessions together
+    with _writing(target):
+        plan, checkpoint = _prepare(plan, seconds, progress)
         if until == "train" and checkpoint:
             return checkpoint
-        plan = _with_checkpoint(plan, checkpoint)
         with _timed(seconds, "evaluate"):
             evaluate(plan, progress=progress)
         if until == "evaluate":
@@ -192,10 +189,62 @@ def run(profile: str, settings: Sequence[str] = (), *, until: str = "notebooks",
         write_text(stage / "claims.csv", claims.claims_table(stage).to_csv(index=False, lineterminator="\n"))
         write_text(stage / "claims.md", claims.claims_markdown(stage) + "\n")
         write_text(stage / "deviations.csv", claims.deviations().to_csv(index=False, lineterminator="\n"))
-        command = " ".join(["python -m dgl_lib study", profile, *(f"--set {setting}" for setting in settings)])
-        manifest.write_manifest(stage, _facts(plan, checkpoint, command, seconds))
+        manifest.write_manifest(stage, _facts(plan, checkpoint, _command("study", profile, settings), seconds))
         manifest.publish(stage, target)
     return target
+
+
+def make_page(
+    kind: str,
+    profile: str,
+    settings: Sequence[str],
+    make: Callable[[dict[str, Any], Path], None],
+    *,
+    progress: bool = True,
+) -> Path:
+    """Make ``results/PROFILE/KIND``: a page (README.md) with its tables and figures, and their manifest.
+
+    Args:
+        kind: the folder's name, and the command's that makes it.
+        make: called with the profile's parameters, its classifier trained, and an empty folder to write to; what it
+            wrote is published once it returns, and nothing of it if it raises.
+
+    Raises:
+        UserError: as ``run``.
+    """
+    absolute_environment()
+    plan = read_plan(profile, settings)
+    target = results_folder(plan.profile) / kind
+    seconds: dict[str, float] = {}
+    with _writing(target):
+        plan, checkpoint = _prepare(plan, seconds, progress)
+        stage = _empty(paths.runs_folder() / "stage" / f"{target.parent.name}-{kind}")
+        with _timed(seconds, kind):
+            make(plan.merged, stage)
+        manifest.write_manifest(stage, _facts(plan, checkpoint, _command(kind, profile, settings), seconds))
+        manifest.publish(stage, target)
+    return target
+
+
+def _writing(target: Path) -> AbstractContextManager[None]:
+    """The lock of a results folder."""
+    name = target.relative_to(paths.project_root() / "results").as_posix()
+    return exclusive(paths.runs_folder() / f"{name.replace('/', '-')}.lock", f"results/{name}")
+
+
+def _prepare(plan: Plan, seconds: dict[str, float], progress: bool) -> tuple[Plan, Path | None]:
+    """Check all inputs, and train the classifier or find it trained; the plan then names its checkpoint."""
+    with _timed(seconds, "check"):
+        check_inputs(plan)
+    checkpoint = None
+    if all(name in plan.merged for name in TRAINING):
+        checkpoint = train_classifier(plan.merged, progress=progress)
+        seconds["train"] = round(read_history(checkpoint.parent)[-1]["seconds"], 1)  # of all its sessions together
+    return _with_checkpoint(plan, checkpoint), checkpoint
+
+
+def _command(name: str, profile: str, settings: Sequence[str]) -> str:
+    return " ".join(["python -m dgl_lib", name, profile, *(f"--set {setting}" for setting in settings)])
 
 
 def part(parameters: Mapping[str, Any], split: str) -> Dataset:
@@ -214,28 +263,37 @@ def classifier(parameters: Mapping[str, Any]) -> SPGPlain:
     return model
 
 
+def every_map(parameters: Mapping[str, Any], split: str, *, progress: bool = False) -> Maps:
+    """Raw maps of every method and control on every layer, kept on disk: all that is compared comes from these."""
+    layers = [layer.name for layer in SPG_PLAIN_LAYERS]
+    return _raw_maps(parameters, split, layers, [*METHODS, *CONTROLS], 1.0, progress)
+
+
 def maps_of_layers(parameters: Mapping[str, Any], split: str, *, progress: bool = False) -> Maps:
-    """Raw maps of notebook 03, kept on disk: ``layers`` x ``methods``, the plain features, and CAM where it exists."""
+    """Raw maps of notebook 03: ``layers`` x ``methods``, the plain features, and CAM where it exists."""
+    every = every_map(parameters, split, progress=progress)
     methods = dict.fromkeys(["cam", "features", *parameters["methods"]])
-    return _raw_maps(parameters, split, parameters["layers"], methods, 1.0, progress)
+    return every.only((method, layer) for method in methods for layer in parameters["layers"])
 
 
 def maps_of_scales(parameters: Mapping[str, Any], split: str, *, progress: bool = False) -> dict[float, Maps]:
     """Raw maps of notebook 04, by scale, kept on disk: its methods and both branches on ``layer``, CAM on its own."""
-    methods = dict.fromkeys([*parameters["ablation_methods"], "dgl", "enhanced_map", "pixel_selection"])
-    scales = sorted({1.0, *map(float, parameters["scales"])})
-    layers = dict.fromkeys([parameters["layer"], CAM_LAYER])
-    return {s: _raw_maps(parameters, split, layers, methods, s, progress) for s in scales}
+    methods = list(dict.fromkeys([*parameters["ablation_methods"], "dgl", "enhanced_map", "pixel_selection"]))
+    layers = list(dict.fromkeys([parameters["layer"], CAM_LAYER]))
+    found = {1.0: every_map(parameters, split, progress=progress).only((m, at) for m in methods for at in layers)}
+    for scale in sorted({float(s) for s in parameters["scales"]} - {1.0}):
+        found[scale] = _raw_maps(parameters, split, layers, methods, scale, progress)
+    return dict(sorted(found.items()))
 
 
 def _raw_maps(
-    p: Mapping[str, Any], split: str, layers: Iterable[str], methods: Iterable[str], scale: float, progress: bool
+    p: Mapping[str, Any], split: str, layers: Sequence[str], methods: Sequence[str], scale: float, progress: bool
 ) -> Maps:
     return raw_maps(
         classifier(p),
         part(p, split),
-        layers=list(layers),
-        methods=list(methods),
+        layers=layers,
+        methods=methods,
         scale=scale,
         size=p["image_size"],
         alpha=p["alpha"],
