@@ -19,7 +19,8 @@ class Claim:
     """One claim: what the talk says, what is measured for it, and the effect (in ``unit``) it has to exceed.
 
     ``margin`` is None where the claim is an identity that holds or fails. ``keeps`` names what must not be lost on the
-    way: a change in it wholly below -margin refutes the claim, whatever was gained.
+    way: a change in it wholly below -margin refutes the claim, whatever was gained. ``also`` names a second effect that
+    has to exceed the margin too.
     """
 
     says: str
@@ -27,14 +28,16 @@ class Claim:
     unit: str
     margin: float | None
     keeps: str = ""
+    also: str = ""
 
 
 CLAIMS: dict[str, Claim] = {
     "C1": Claim(
         "Moved along -G_J, features go toward the inside of the class region: the margin and p_c grow.",
-        "change from step 0, mean over images",
+        "change of the logit margin and of p_c from step 0",
         "logits",
         0.0,
+        also="p_c",
     ),
     "C2": Claim(
         "The enhanced map finds more of the rest of the object, beyond the telling part, without losing precision.",
@@ -70,21 +73,31 @@ CLAIMS: dict[str, Claim] = {
 COLUMNS = ["claim", "says", "measured", "low", "high", "unit", "n", "verdict", "detail"]
 
 
-def verdict(low: float, high: float, margin: float, kept: tuple[float, float] | None = None) -> str:
+def verdict(
+    low: float,
+    high: float,
+    margin: float,
+    kept: tuple[float, float] | None = None,
+    also: tuple[float, float] | None = None,
+) -> str:
     """Decide a claim from the 95 % interval [low, high] of its effect, all in the same unit.
 
     "reproduced": the interval lies above the margin; "not reproduced": wholly below it; else "undecided".
     ``kept`` is the interval of the change in what must not be lost: wholly below -margin means "not reproduced" too.
+    ``also`` is the interval of a second effect: both must lie above the margin, and either wholly below it refutes.
 
     Raises:
         ValueError: an interval is not finite, or its ends are the wrong way round.
     """
-    for a, b in ((low, high), kept or (0.0, 0.0)):
+    effects = [(low, high), *([also] if also else [])]
+    for a, b in (*effects, kept or (0.0, 0.0)):
         if not (math.isfinite(a) and math.isfinite(b) and a <= b):
             raise ValueError(f"interval [{a}, {b}] given, finite ends with low <= high allowed")
     if kept and kept[1] < -margin:
         return "not reproduced"
-    return "reproduced" if low > margin else "not reproduced" if high < margin else "undecided"
+    if any(high < margin for _, high in effects):
+        return "not reproduced"
+    return "reproduced" if all(low > margin for low, _ in effects) else "undecided"
 
 
 def held(holds: bool) -> str:
@@ -100,7 +113,7 @@ def claim_row(
     n: int = 0,
     *,
     kept: tuple[float, float] | None = None,
-    unit: str | None = None,
+    also: tuple[float, float] | None = None,
     detail: str = "",
 ) -> dict[str, Any]:
     """One row of the table of claims, its verdict decided by the claim's own rule.
@@ -111,7 +124,7 @@ def claim_row(
         low, high: 95 % bootstrap interval of the effect over images; left out for C3 and C9.
         n: number of images.
         kept: for C2, the interval (low, high) of the change in precision, in points.
-        unit: another unit than the claim's own ("probability" for p_c in C1); scores are always in points.
+        also: for C1, the interval (low, high) of the change in p_c, in 0..1.
         detail: what sets this row apart from others of the same claim: layer, method, scores.
 
     Raises:
@@ -120,16 +133,22 @@ def claim_row(
     if claim not in CLAIMS:
         raise UserError(f"claim {claim!r} given, {', '.join(CLAIMS)} allowed")
     rule = CLAIMS[claim]
-    row = {"claim": claim, "says": rule.says, "low": low, "high": high, "unit": unit or rule.unit, "n": n}
+    row = {"claim": claim, "says": rule.says, "low": low, "high": high, "unit": rule.unit, "n": n}
     if rule.margin is None:
         if low is not None or high is not None or measured not in (True, False):
             raise UserError(f"claim {claim} holds or fails: True or False and no interval allowed, {measured!r} given")
         return {**row, "measured": None, "verdict": held(bool(measured)), "detail": detail}
     if low is None or high is None:
         raise UserError(f"claim {claim} is decided by its interval: low and high must be given")
-    if (kept is not None) != bool(rule.keeps):
-        raise UserError(f"claim {claim} keeps {rule.keeps or 'nothing'}: kept={kept!r} given")
-    return {**row, "measured": float(measured), "verdict": verdict(low, high, rule.margin, kept), "detail": detail}
+    for name, given, wanted in (("keeps", kept, rule.keeps), ("also asks for", also, rule.also)):
+        if (given is not None) != bool(wanted):
+            raise UserError(f"claim {claim} {name} {wanted or 'nothing'}: {given!r} given")
+    return {
+        **row,
+        "measured": float(measured),
+        "verdict": verdict(low, high, rule.margin, kept, also),
+        "detail": detail,
+    }
 
 
 def save_claims(folder: Path, notebook: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -158,8 +177,7 @@ def claims_markdown(folder: Path) -> str:
     """The table of claims as Markdown, one line a row: what was said, what was measured, the verdict."""
     lines = []
     for row in claims_table(folder).to_dict("records"):
-        digits = 4 if row["unit"] == "probability" else 2
-        effect, low, high = (f"{row[key]:+.{digits}f}" for key in ("measured", "low", "high"))
+        effect, low, high = (f"{row[key]:+.2f}" for key in ("measured", "low", "high"))
         interval = f"{effect} [{low}, {high}] {row['unit']}"
         measured = interval if row["low"] == row["low"] else ""  # NaN: nothing measured, or an identity
         detail = "; ".join(part for part in (measured, row["detail"]) if part)

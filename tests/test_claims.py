@@ -56,6 +56,20 @@ def test_what_must_not_be_lost(kept: tuple[float, float], expected: str) -> None
     assert verdict(0.0, 5.0, 0.5, kept) == ("undecided" if expected == "reproduced" else expected)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ((0.1, 0.3), (0.01, 0.2), "reproduced"),
+        ((0.1, 0.3), (-0.01, 0.2), "undecided"),
+        ((0.1, 0.3), (-0.2, -0.01), "not reproduced"),
+        ((-0.3, -0.1), (0.01, 0.2), "not reproduced"),
+    ],
+)
+def test_two_effects_are_needed(one: tuple, other: tuple, expected: str) -> None:
+    assert verdict(*one, 0.0, also=other) == expected
+    assert claim_row("C1", sum(one) / 2, *one, 40, also=other)["verdict"] == expected
+
+
 @pytest.mark.parametrize(("low", "high"), [(math.nan, 1.0), (0.0, math.inf), (2.0, 1.0)])
 def test_an_interval_that_is_none(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="interval"):
@@ -74,10 +88,9 @@ def test_held() -> None:
 
 
 def test_rows_are_decided_by_their_own_claim() -> None:
-    assert claim_row("C1", 0.2, 0.1, 0.3, 40)["verdict"] == "reproduced"
+    assert claim_row("C1", 0.2, 0.1, 0.3, 40, also=(0.01, 0.2))["verdict"] == "reproduced"
     assert claim_row("C5", 0.2, 0.1, 0.3, 40)["verdict"] == "not reproduced"
     assert claim_row("C3", False)["verdict"] == "fails"
-    assert claim_row("C1", 0.2, 0.1, 0.3, 40, unit="probability")["unit"] == "probability"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +101,7 @@ def test_rows_are_decided_by_their_own_claim() -> None:
         (("C9", 0.3), "holds or fails"),
         (("C5", 1.0), "low and high"),
         (("C2", 1.0, 0.5, 2.0, 3), "keeps precision"),
+        (("C1", 1.0, 0.5, 2.0, 3), "also asks for p_c"),
     ],
 )
 def test_rows_that_make_no_sense(arguments: tuple, message: str) -> None:
@@ -104,14 +118,11 @@ def test_gathering(tmp_path: Path) -> None:
     save_claims(
         tmp_path, "03", [claim_row("C5", 8.0, 6.0, 10.0, 120, detail="CAM 53.0, DGL 61.0"), claim_row("C3", True)]
     )
-    save_claims(
-        tmp_path, "02", [claim_row("C1", 0.4, 0.1, 0.7, 120), claim_row("C1", 0.1, -0.1, 0.3, 120, detail="p_c")]
-    )
+    save_claims(tmp_path, "02", [claim_row("C1", 0.4, 0.1, 0.7, 120, also=(-0.1, 0.3), detail="p_c +0.1")])
     table = claims_table(tmp_path)
     assert list(table.columns) == COLUMNS
-    assert table["claim"].tolist() == ["C1", "C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9"]
-    assert table["verdict"].tolist()[:6] == [
-        "reproduced",
+    assert table["claim"].tolist() == ["C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9"]
+    assert table["verdict"].tolist()[:5] == [
         "undecided",
         "not measured",
         "holds",
@@ -121,7 +132,7 @@ def test_gathering(tmp_path: Path) -> None:
     text = claims_markdown(tmp_path)
     assert "+8.00 [+6.00, +10.00] points; CAM 53.0, DGL 61.0" in text
     assert "nan" not in text.lower()
-    assert len(text.splitlines()) == 12
+    assert len(text.splitlines()) == 11
 
 
 def test_markdown_keeps_its_columns() -> None:

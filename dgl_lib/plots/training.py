@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -24,9 +25,9 @@ REGION_COLOURS = ListedColormap(["#26203a", "#8f6fb0", "#ffd166", "#b8b8b8"])  #
 PEAK_REGIONS = ("telling part", "rest of the object", "object", "background", "not scored")
 
 
-def readable(name: str) -> str:
-    """A class name as text: words, not identifiers."""
-    return name.replace("_", " ")
+def readable(name: str, width: int = 80) -> str:
+    """A class name as text: in words, in lines of at most ``width`` letters (a longer word stays whole)."""
+    return textwrap.fill(name.replace("_", " "), width, break_long_words=False)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
@@ -91,16 +92,18 @@ def first_images(dataset: Dataset, pixels: bool) -> Figure:
     """The first image of each class: above, what training gets (image and class); below, what it never gets (masks)."""
     chosen = first_per_class(dataset, 1)
     records = sorted((chosen[i] for i in range(len(chosen))), key=lambda record: record.label)
-    figure = _figure(1.15 * len(records), 2.9)
+    figure = _figure(1.15 * len(records), 3.1)
     for column, (above, below) in enumerate(figure.subplots(2, len(records)).T):
         record = records[column]
         image = record.image if pixels else np.full_like(record.image, 240)
         style.bare(above).imshow(image)
-        above.set_title(readable(dataset.classes[record.label]), loc="center", fontsize=9)
+        above.set_title(readable(dataset.classes[record.label], 13), loc="center", fontsize=9)
+        above.set_anchor("S")  # photographs differ in shape: the name stands close to its own
+        below.set_anchor("N")
         style.bare(below).imshow(_regions(record), REGION_COLOURS, vmin=-0.5, vmax=3.5, interpolation="nearest")
         if column == 0:
-            above.set_ylabel("training sees")
-            below.set_ylabel("only scores see")
+            above.set_ylabel("training sees", fontsize=8)
+            below.set_ylabel("only scores see", fontsize=8)
     figure.suptitle(f"{len(records)} classes, one word an image; the masks below stay shut in training")
     return figure
 
@@ -142,13 +145,14 @@ def curves(history: pd.DataFrame, classes: int, kept: int) -> Figure:
 
 def confusion(counts: pd.DataFrame) -> Figure:
     """The confusion matrix as a heat map of counts; the title names the most frequent mistake."""
-    side = 1.6 + 0.42 * len(counts)
-    figure = _figure(side + 0.3, side)
+    side = 2.0 + 0.42 * len(counts)
+    figure = _figure(side + 0.8, side)
     axes = figure.subplots()
     shown = counts.rename(index=readable, columns=readable)
     sns.heatmap(shown, ax=axes, annot=True, fmt="d", cmap="viridis", square=True, cbar=False)
-    axes.set(xlabel="predicted class", ylabel="true class", title=most_confused(counts))
-    axes.tick_params(axis="x", rotation=40)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_xticks(axes.get_xticks(), axes.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
+    figure.suptitle(textwrap.fill(most_confused(counts), 46), fontsize=10)
     return figure
 
 
@@ -172,13 +176,13 @@ def right_and_wrong(dataset: Dataset, probabilities: np.ndarray, pixels: bool, c
     right = np.flatnonzero(predicted == dataset.labels)
     wrong = np.flatnonzero(predicted != dataset.labels)
     right = right[np.argsort(-probabilities[right].max(1), kind="stable")]
-    figure = _figure(1.4 * count, 3.9)
+    figure = _figure(1.4 * count, 4.1)
     for row, chosen in zip(figure.subplots(2, count), (right[:count], wrong[:count]), strict=True):
         for axes in row[len(chosen) :]:
             axes.set_axis_off()
         for axes, index in zip(row, chosen, strict=False):
             style.show_photo(axes, dataset[int(index)], pixels)
-            true, said = (readable(dataset.classes[c]) for c in (dataset.labels[index], predicted[index]))
+            true, said = (readable(dataset.classes[c], 16) for c in (dataset.labels[index], predicted[index]))
             text = said if true == said else f"{said}?\nno: {true}"
             axes.set_title(f"{text}\np = {probabilities[index].max():.3f}", loc="center", fontsize=8)
     share = f"{len(right)} of {len(dataset)} right"
@@ -192,7 +196,8 @@ def first_cams(records: Sequence[Record], maps: Tensor, classes: Sequence[str], 
     for column, (above, below) in enumerate(figure.subplots(2, len(records)).T):
         record = records[column]
         style.show_photo(above, record, pixels)
-        above.set_title(readable(classes[record.label]), loc="center", fontsize=9)
+        above.set_title(readable(classes[record.label], 13), loc="center", fontsize=9)
+        above.set_anchor("S")
         style.show_map(below, maps[column].cpu().numpy(), record)
         below.set_title(peak_region(maps[column], record), loc="center", fontsize=8)
     regions = [peak_region(m, record) for m, record in zip(maps, records, strict=True)]
