@@ -1,6 +1,9 @@
 # make study                      the whole study on the embedded data   -> results/creatures
 # make study PROFILE=pets         the same on Oxford-IIIT Pet photographs -> results/pets
+# make comparison                 a page of its own in results/PROFILE, from the same networks; so do
+#                                 make controls, make seeds, make faithfulness, make scores
 # make test                       everything continuous integration checks
+# make peers                      agreement with TorchCAM and pytorch-grad-cam, and timm's networks
 #
 # EVERYTHING=1 and SHOW_PHOTOS=1, on the command line or in the environment, reach the study as they are.
 # PYTHON=python3.13 makes the environment with another Python, VENV=path puts it (or takes it) elsewhere.
@@ -13,10 +16,13 @@ JOBS    ?= 2
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.dgl-installed
 
-.PHONY: study test notebooks lab env clean
+.PHONY: study comparison controls seeds faithfulness scores test peers notebooks lab env clean
 
 study: env
 	$(PY) -m dgl_lib study $(PROFILE)
+
+comparison controls seeds faithfulness scores: env
+	$(PY) -m dgl_lib $@ $(PROFILE)
 
 # One pytest session for tests and notebooks: loadscope keeps the cells of a notebook together and in order.
 test: env
@@ -24,6 +30,11 @@ test: env
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest tests --nbval --nbval-current-env notebooks -n $(JOBS) --dist loadscope
+
+# Without what they ask for themselves: that is installed already, in our versions.
+peers: env
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
+	$(PY) -m pytest tests/peers tests/test_any_network.py
 
 notebooks: env
 	$(PY) -m dgl_lib notebooks

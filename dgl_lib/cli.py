@@ -82,6 +82,42 @@ def evaluate(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
 
 
 @commands.command()
+@_on_a_profile
+def comparison(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
+    """Compare every method on every layer: results/PROFILE/comparison."""
+    from dgl_lib import comparison as library
+
+    click.echo(f"done: {library.run(profile, settings, progress=not quiet)}")
+
+
+@commands.command()
+@_on_a_profile
+def controls(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
+    """Localize a wrong class, with an untrained network, with one of shuffled labels: results/PROFILE/controls."""
+    from dgl_lib import controls as library
+
+    click.echo(f"done: {library.run(profile, settings, progress=not quiet)}")
+
+
+@commands.command()
+@_on_a_profile
+def seeds(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
+    """Train with two more seeds and compare all three: results/PROFILE/seeds."""
+    from dgl_lib import seeds as library
+
+    click.echo(f"done: {library.run(profile, settings, progress=not quiet)}")
+
+
+@commands.command()
+@_on_a_profile
+def faithfulness(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
+    """Insertion, deletion and randomised weights, for every method: results/PROFILE/faithfulness."""
+    from dgl_lib import faithfulness as library
+
+    click.echo(f"done: {library.run(profile, settings, progress=not quiet)}")
+
+
+@commands.command()
 @click.option("--quiet", is_flag=True, help="Draw no progress bars.")
 def notebooks(quiet: bool) -> None:
     """Re-run the committed notebooks with their own defaults, in place, and clean them."""

@@ -1,17 +1,18 @@
 """From a classifier and a data set to a table: raw maps once, with the network; scores as often as wanted, without it.
 
 raw_maps   network: data set x methods x layers at one scale -> raw maps, kept in parts that survive a kill
-score      raw maps -> post-processing -> histograms an image (METHOD's one order, the same for every method)
+score      raw maps -> post-processing -> histograms an image (the study's one order, the same for every method)
 report     choose the threshold on validation, report on test -> one tidy table
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def raw_maps(
     scale: float = 1.0,
     flip: bool = False,
     given: bool = True,
+    classes: Sequence[int] | None = None,
     alpha: float = 10.0,
     rule: str = "released",
     device: str = "auto",
@@ -70,12 +72,17 @@ def raw_maps(
         size, scale: the input's side is round(size * scale) pixels; photographs are squashed to it.
         flip: feed the mirrored photographs, and turn their maps back.
         given: localize the image's label (ground-truth known), else the class predicted in the same pass.
+        classes: localize these, one an image, whatever its label.
         folder: where parts are kept, below a name made of all that determines them; None keeps nothing.
     """
     side = round(size * scale)
     if side < 32:
         raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
     what = {"layers": list(layers), "methods": list(methods), "side": side, "flip": flip, "given": given}
+    if classes is not None:
+        if len(classes) != len(dataset):
+            raise UserError(f"classes: {len(classes)} given for {len(dataset)} images, one an image needed")
+        what |= {"given": True, "classes": [int(c) for c in classes]}
     parts = None
     if folder is not None:
         # Beside its weights, what else of the model shapes a map: normalisation and the pooling rule.
@@ -118,7 +125,8 @@ def _localize(
     """One batch's arrays: ``logits``, ``classes`` and a map array under ``method|layer``."""
     images = preprocess(model, [dataset.image(i) for i in indices], what["side"])
     images = images.flip(-1) if what["flip"] else images
-    classes = torch.from_numpy(dataset.labels[list(indices)]) if what["given"] else None
+    wanted = np.asarray(what.get("classes", dataset.labels))[list(indices)]
+    classes = torch.from_numpy(wanted) if what["given"] else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that CAM exists on one layer only is said where the table is read
         out = localize(model, images, classes, what["layers"], what["methods"], alpha=alpha, rule=rule)
@@ -177,23 +185,42 @@ def score(
     *,
     methods: Sequence[str] | None = None,
     size: int | None = None,
+    folder: str | Path | None = None,
     progress: bool = False,
 ) -> Scores:
-    """Post-process every map in METHOD's one order and count its pixels; the two trivial baselines come along.
+    """Post-process every map in the study's one order and count its pixels; the two trivial baselines come along.
 
     Args:
         maps: raw maps by scale.
         settings: (scales, closing kernel as a fraction of the side) pairs; one row each for every method and layer.
         methods: which of the maps' methods to score; None for all.
         size: side of the square that maps and masks are compared at; None for the photograph's own size, as LID does.
+        folder: where the scores are kept, in a file named by all that determines them; None keeps nothing.
 
     An image whose mask holds no object pixel has nothing to be found: it is left out, and a warning counts them.
 
     Raises:
         UserError: a record without a mask, or no image with an object.
     """
-    first = next(iter(maps.values()))
-    pairs = [pair for pair in first.maps if methods is None or pair[0] in methods]
+    pairs = [pair for pair in next(iter(maps.values())).maps if methods is None or pair[0] in methods]
+    if folder is None:
+        return _score(dataset, maps, settings, pairs, size, progress)
+    facts = {"data": dataset.digest, "maps": _fingerprint(maps, pairs), "settings": settings, "size": size}
+    key = hashlib.sha256(json.dumps({**facts, "format": FORMAT}, sort_keys=True).encode()).hexdigest()[:16]
+    file = Path(folder) / f"scores-{key}.npz"
+    if not file.exists():
+        _write_scores(_score(dataset, maps, settings, pairs, size, progress), file)
+    return _read_scores(file)
+
+
+def _score(
+    dataset: Dataset,
+    maps: dict[float, Maps],
+    settings: Sequence[tuple[tuple[float, ...], float]],
+    pairs: Sequence[tuple[str, str]],
+    size: int | None,
+    progress: bool,
+) -> Scores:
     rows = [
         {"method": method, "layer": layer, "scales": name_scales(scales), "kernel": kernel}
         for method, layer in pairs
@@ -211,14 +238,13 @@ def score(
         has_object[i], has_part[i] = mask.any(), part is not None
         if not has_object[i]:
             continue
-        processed = [
-            m
-            for method, layer in pairs
-            for m in _process({s: maps[s].maps[method, layer][i] for s in maps}, settings, mask.shape)
-        ]
-        processed += [baseline(mask.shape) for baseline in BASELINES.values()]
-        for row, m in enumerate(processed):
-            hist[row, i] = metrics.histograms(to_uint8(m), mask, ignore, part)
+        for together in _batches([tuple(maps[s].maps[pair].shape for s in maps) for pair in pairs], mask.size):
+            by_scale = {s: np.stack([maps[s].maps[pairs[k]][i] for k in together]) for s in maps}
+            for j, processed in enumerate(_process(by_scale, settings, mask.shape)):
+                for k, q in zip(together, to_uint8(processed), strict=True):
+                    hist[k * len(settings) + j, i] = metrics.histograms(q, mask, ignore, part)
+        for row, baseline in enumerate(BASELINES.values(), start=len(rows) - len(BASELINES)):
+            hist[row, i] = metrics.histograms(to_uint8(baseline(mask.shape)), mask, ignore, part)
     if not has_object.any():
         raise UserError(f"{dataset.name} {dataset.split}: no mask holds an object pixel, at least one needed")
     if not has_object.all():
@@ -227,6 +253,46 @@ def score(
         )
     names = [name for name, kept in zip(dataset.names, has_object, strict=True) if kept]
     return Scores(pd.DataFrame(rows), hist[:, has_object], names, dataset.labels[has_object], has_part[has_object])
+
+
+def _batches(shapes: Sequence[object], pixels: int) -> Iterator[list[int]]:
+    """Indices of maps that can be post-processed together: of one shape, a few MB of ``pixels`` each at a time."""
+    count = max(1, 2**20 // pixels)
+    for shape in dict.fromkeys(shapes):
+        alike = [k for k, other in enumerate(shapes) if other == shape]
+        yield from (alike[start : start + count] for start in range(0, len(alike), count))
+
+
+def _fingerprint(maps: dict[float, Maps], pairs: Sequence[tuple[str, str]]) -> str:
+    """SHA-256 of these pairs' maps at every scale, with their names."""
+    hashed = hashlib.sha256()
+    for scale, at_scale in maps.items():
+        for pair in pairs:
+            m = np.ascontiguousarray(at_scale.maps[pair])
+            hashed.update(f"{scale} {pair} {m.shape} {m.dtype}".encode())
+            hashed.update(m.data)
+    return hashed.hexdigest()
+
+
+def _write_scores(scores: Scores, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
+    with unfinished.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            rows=np.array(scores.rows.to_csv(index=False)),
+            hist=scores.hist,
+            names=np.array(scores.names),
+            labels=scores.labels,
+            has_part=scores.has_part,
+        )
+    unfinished.replace(file)
+
+
+def _read_scores(file: Path) -> Scores:
+    with np.load(file) as stored:
+        rows = pd.read_csv(io.StringIO(str(stored["rows"])), keep_default_na=False, dtype={"scales": str})
+        return Scores(rows, stored["hist"], stored["names"].tolist(), stored["labels"], stored["has_part"])
 
 
 BASELINES = {"whole_image": whole_image, "centred_gaussian": centred_gaussian}
@@ -247,13 +313,13 @@ def _at_size(pixels: np.ndarray | None, size: int | None) -> np.ndarray | None:
 
 def _process(
     by_scale: dict[float, np.ndarray], settings: Sequence[tuple[tuple[float, ...], float]], size: tuple[int, int]
-) -> list[torch.Tensor]:
-    """One image's maps under each setting, (H, W) in 0..1; scales that several settings share are merged once."""
+) -> Iterator[torch.Tensor]:
+    """One image's maps (maps, h, w) under each setting, (maps, H, W) in 0..1; shared scales are merged once."""
     merged: dict[tuple[float, ...], torch.Tensor] = {}
     for scales, _ in settings:
         if scales not in merged:
             merged[scales] = multiscale([torch.from_numpy(by_scale[s]) for s in scales], size)
-    return [minmax(close(merged[scales], kernel)) for scales, kernel in settings]
+    return (minmax(close(merged[scales], kernel)) for scales, kernel in settings)
 
 
 # ---------------------------------------------------------------------------------------------------- reporting

@@ -24,15 +24,70 @@ def minmax(m: Tensor) -> Tensor:
     Raises:
         UserError: a NaN or an infinity anywhere.
     """
+    m = _finite(m)
+    low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)
+    span = high - low
+    return (m - low) / torch.where(span == 0, torch.ones_like(span), span)
+
+
+def _finite(m: Tensor) -> Tensor:
     m = torch.as_tensor(m)
     m = m if m.is_floating_point() else m.float()
     if not m.isfinite().all():
         raise UserError(
             f"map: {int((~m.isfinite()).sum())} of {m.numel()} values are NaN or infinite, finite ones needed"
         )
+    return m
+
+
+#: Share of the pixels that "pas" lets saturate at 1 is 1 - PAS; share that "ivr" sets to 0, the released default.
+PAS, IVR = 0.9, 0.45
+NORMALISATIONS = ("minmax", "max", "pas", "ivr")
+
+
+def normalise(m: Tensor, how: str = "minmax", *, percentile: float = IVR) -> Tensor:
+    """Each map to 0..1 in one of the ways that Kim et al. (ICCV 2021) compare; a constant map becomes zeros.
+
+    With ``m_(p)`` the value at place int(p n) of a map's n values, sorted from the lowest, counted from 0::
+
+        minmax   (m - min m) / (max m - min m)
+        max      relu(m) / max m
+        pas      min(1, (m - min m) / (m_(0.9) - min m))          percentile as a standard: Bae et al., ECCV 2020
+        ivr      relu(m - m_(p)) / (max m - m_(p))                inferior value removal: Kim et al., ICCV 2021
+
+    Where a denominator is 0, or negative for "max", its limit from above is taken: "pas" is then 1 wherever m > min m,
+    "max" and "ivr" are 0. The definitions, the place without interpolation and the defaults are those of the code that
+    Kim et al. released (github.com/GenDisc/IVR, inference.py and config.py), which normalises after the resize.
+
+    Args:
+        percentile: ``p`` of "ivr", in [0, 1), to be chosen on validation.
+
+    Raises:
+        UserError: a value that is not finite, an unknown name, or ``percentile`` out of range.
+    """
+    if how not in NORMALISATIONS:
+        raise UserError(f"normalisation: {how!r} given, {', '.join(NORMALISATIONS)} allowed")
+    if not 0 <= percentile < 1:
+        raise UserError(f"percentile: {percentile!r} given, a share in [0, 1) allowed")
+    if how == "minmax":
+        return minmax(m)
+    m = _finite(m)
     low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)
-    span = high - low
-    return (m - low) / torch.where(span == 0, torch.ones_like(span), span)
+    if how == "max":
+        x, top = m.relu(), high
+    elif how == "pas":
+        x, top = m - low, _at_place(m, PAS) - low
+    else:
+        removed = _at_place(m, percentile)
+        x, top = (m - removed).relu(), high - removed
+    ratio = torch.where(top > 0, x / torch.where(top > 0, top, torch.ones_like(top)), (x > 0).to(x))
+    return torch.where(high > low, ratio.clamp(max=1), torch.zeros_like(m))
+
+
+def _at_place(m: Tensor, p: float) -> Tensor:
+    """``m_(p)``, (..., 1, 1)."""
+    values = m.flatten(-2).sort(-1).values
+    return values[..., int(p * values.shape[-1]), None, None]
 
 
 def resize(m: Tensor, size: tuple[int, int]) -> Tensor:
@@ -91,9 +146,10 @@ def fuse(maps: Sequence[Tensor], how: str = "mean") -> Tensor:
 def to_uint8(m: Tensor) -> np.ndarray:
     """``round(255 m)`` of maps in 0..1, uint8: what the IoU curve's thresholds 0..255 are applied to."""
     m = torch.as_tensor(m)
-    if m.numel() and not (float(m.min()) >= 0 and float(m.max()) <= 1):  # a NaN fails both
-        raise UserError(f"map: values {float(m.min()):.3g}..{float(m.max()):.3g} given, 0..1 needed")
-    return (255 * m).round().to(torch.uint8).cpu().numpy()
+    low, high = (float(v) for v in m.aminmax()) if m.numel() else (0.0, 0.0)
+    if not (low >= 0 and high <= 1):  # a NaN fails both
+        raise UserError(f"map: values {low:.3g}..{high:.3g} given, 0..1 needed")
+    return (255 * m).round_().to(torch.uint8).cpu().numpy()
 
 
 def centred_gaussian(size: tuple[int, int]) -> Tensor:

@@ -13,9 +13,10 @@ import nbformat
 from dgl_lib.datasets import DATASETS
 from dgl_lib.errors import UserError
 from dgl_lib.localize import METHODS, RULES
-from dgl_lib.models import SPG_PLAIN_LAYERS
+from dgl_lib.models import LAYERS, NETWORKS
 
-LAYERS = [layer.name for layer in SPG_PLAIN_LAYERS]
+# Of every network: which of them the network at hand has, ``study`` checks.
+LAYER_NAMES = [layer.name for layers in LAYERS.values() for layer in layers]
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 # What a parameter's value may be, beyond its type: a list of names, or a condition and its words.
@@ -23,8 +24,10 @@ CHOICES: dict[str, Iterable[str]] = {
     "data": DATASETS,
     "device": DEVICES,
     "rule": RULES,
-    "layer": LAYERS,
-    "layers": LAYERS,
+    "network": NETWORKS,
+    "labels": ("given", "shuffled"),
+    "layer": LAYER_NAMES,
+    "layers": LAYER_NAMES,
     "methods": METHODS,
     "ablation_methods": METHODS,
 }

@@ -1,4 +1,4 @@
-"""Tables of the README, generated from committed results: the text between ``<!-- begin: NAME -->`` and its end."""
+"""What README.md and results/README.md say of results: the text between ``<!-- begin: NAME -->`` and its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCK = re.compile(r"(<!-- begin: (?P<name>\S+) -->\n).*?(<!-- end: (?P=name) --
 
 
 def block(name: str) -> str:
-    """The Markdown of one block: ``claims:PROFILE``, ``deviations``, or ``table:PROFILE/FILE.csv``.
+    """The Markdown of one block: ``claims:PROFILE``, ``deviations``, ``table:PATH.csv`` or ``text:PATH.md`` in results.
 
     Raises:
         UserError: an unknown kind of block, or results that are not there.
@@ -28,12 +28,14 @@ def block(name: str) -> str:
         return claims.claims_markdown(results / what)
     if kind == "deviations":
         return claims.deviations_markdown()
-    if kind == "table":
+    if kind in ("table", "text"):
         if not (results / what).is_file():
-            raise UserError(f"README block {name!r}: no file results/{what}; run the study first")
+            raise UserError(f"README block {name!r}: no file results/{what}; make it first")
+        if kind == "text":
+            return (results / what).read_text(encoding="utf-8").rstrip("\n")
         table = pd.read_csv(results / what, keep_default_na=False)
         return claims.markdown(list(table.columns), [[_cell(v) for v in row] for row in table.itertuples(index=False)])
-    raise UserError(f"README block {name!r}; allowed: claims:PROFILE, deviations, table:PROFILE/FILE.csv")
+    raise UserError(f"README block {name!r}; allowed: claims:PROFILE, deviations, table:PATH.csv, text:PATH.md")
 
 
 def _cell(value: object) -> str:
@@ -55,16 +57,18 @@ def generated(text: str) -> str:
 
 
 def update_readme(path: Path | None = None, *, check: bool = False) -> None:
-    """Fill the README's blocks; with ``check`` write nothing.
+    """Fill the blocks of ``path`` (for None: README.md and results/README.md); with ``check`` write nothing.
 
     Raises:
-        UserError: with ``check``, the README is not what its results say.
+        UserError: with ``check``, a file is not what the results say.
     """
-    path = path or paths.project_root() / "README.md"
-    text = path.read_text(encoding="utf-8")
-    new = generated(text)
-    if check and new != text:
-        stale = [a["name"] for a, b in zip(BLOCK.finditer(text), BLOCK.finditer(new), strict=True) if a[0] != b[0]]
-        raise UserError(f"{path.name} is not in step with results ({', '.join(stale)}); run: python -m dgl_lib readme")
-    if not check and new != text:
-        write_text(path, new)
+    root = paths.project_root()
+    for file in [path] if path else [root / "README.md", root / "results" / "README.md"]:
+        text = file.read_text(encoding="utf-8")
+        new = generated(text)
+        if check and new != text:
+            pairs = zip(BLOCK.finditer(text), BLOCK.finditer(new), strict=True)
+            stale = ", ".join(a["name"] for a, b in pairs if a[0] != b[0])
+            raise UserError(f"{file.name} is not in step with results ({stale}); run: python -m dgl_lib readme")
+        if new != text:
+            write_text(file, new)

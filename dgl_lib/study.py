@@ -20,13 +20,13 @@ import torch
 from filelock import FileLock
 
 from dgl_lib import claims, datasets, manifest, notebooks, paths
-from dgl_lib.datasets import Dataset, Subset
+from dgl_lib.datasets import Dataset, Shuffled, Subset
 from dgl_lib.datasets.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.evaluation import Maps, raw_maps
 from dgl_lib.files import exclusive, sha256, write_text
 from dgl_lib.localize import CONTROLS, METHODS
-from dgl_lib.models import SPG_PLAIN_LAYERS, SPGPlain, load_checkpoint, spg_plain
+from dgl_lib.models import LAYERS, NETWORKS, Classifier, load_checkpoint
 from dgl_lib.parameters import check_notebook
 from dgl_lib.paths import checkpoint_path, project_root, results_folder
 from dgl_lib.plan import Plan, read_plan
@@ -37,6 +37,7 @@ __all__ = [
     "checkpoint_path",
     "classifier",
     "every_map",
+    "is_trained",
     "load",
     "make_page",
     "maps_of_layers",
@@ -49,14 +50,15 @@ __all__ = [
     "train_classifier",
 ]
 
-CAM_LAYER = SPG_PLAIN_LAYERS[-1].name  # the only one that nothing but pooling and a linear layer follow
 FORMAT = 1  # raised when a change to the library makes earlier cached runs wrong
 
 FIT = (
     *("resize", "crop", "epochs", "batch_size", "learning_rate", "trunk_learning_rate", "weight_decay"),
     *("seed", "device"),
 )
-TRAINING = ("data", "width", "weights", "train_count", *FIT)
+TRAINING = ("data", "network", "width", "weights", "train_count", "labels", *FIT)
+# Not named among a run's facts at these values: runs from before there was a choice are found again.
+AS_BEFORE = {"network": "spg_plain", "labels": "given"}
 
 
 def check(notebook: str, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,8 +76,11 @@ def load(data: str, split: str) -> Dataset:
     return _load(data, split, os.environ.get("DGL_DATA"))
 
 
-def check_inputs(plan: Plan) -> None:
+def check_inputs(plan: Plan, *, localizing: bool = True) -> None:
     """Open what the plan needs, so that hours of work do not end at a missing file: device, data, photographs, weights.
+
+    Args:
+        localizing: check too that the network has the layers; training alone needs none.
 
     Raises:
         UserError: one of them is missing or not what it should be, or notebooks disagree on the data.
@@ -93,8 +98,11 @@ def check_inputs(plan: Plan) -> None:
     if "weights" in merged:
         paths.weights_source(merged["weights"])
     for values in plan.notebooks.values():
+        network = merged.get("network")
         if values.get("checkpoint", "trained") != "trained":
-            checkpoint_path(values["checkpoint"])
+            network = load_checkpoint(checkpoint_path(values["checkpoint"])).architecture
+        if network and localizing:
+            _check_layers(values, network)
     for split in datasets.SPLITS if "data" in merged else ():
         decode_all = getattr(load(merged["data"], split), "check", None)
         if decode_all:
@@ -102,7 +110,7 @@ def check_inputs(plan: Plan) -> None:
 
 
 def train_classifier(parameters: Mapping[str, Any], *, progress: bool = False) -> Path:
-    """Train SPG-plain from image labels alone, or find it trained, or resume it; return its checkpoint.
+    """Train a classifier from image labels alone, or find it trained, or resume it; return its checkpoint.
 
     The run's folder, ``results/.runs/DATA-HASH``, is named by the hash of all that determines the result: parameters,
     data, starting weights, kind of device, format version. ``history.csv`` stands beside the checkpoint.
@@ -114,28 +122,47 @@ def train_classifier(parameters: Mapping[str, Any], *, progress: bool = False) -
     Raises:
         UserError: a parameter is missing, or data or weights are not what they should be.
     """
+    p, train, val, facts = _training(parameters)
+    checkpoint = _run_folder(facts) / "classifier.safetensors"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(checkpoint.with_name(".lock")):  # whoever comes second waits, and finds it trained
+        if not checkpoint.is_file():
+            with torch.random.fork_rng():
+                torch.manual_seed(p["seed"])
+                weights = paths.weights_source(p["weights"])
+                model = NETWORKS[p["network"]](len(train.classes), width=p["width"], weights=weights)
+            settings = {name: p[name] for name in FIT}
+            fit(model, train, val, folder=checkpoint.parent, progress=progress, facts=facts, **settings)
+    return checkpoint
+
+
+def is_trained(parameters: Mapping[str, Any]) -> bool:
+    """Whether ``train_classifier`` would find these parameters' classifier trained. UserError: as there."""
+    *_, facts = _training(parameters)
+    return (_run_folder(facts) / "classifier.safetensors").is_file()
+
+
+def _training(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], Dataset, Dataset, dict[str, Any]]:
+    """What training reads: its parameters, its images (train, val), and the facts that determine its result."""
     if missing := [name for name in TRAINING if name not in parameters]:
         raise UserError(f"training: {missing[0]} is missing; needed: {', '.join(TRAINING)}")
     p = {name: parameters[name] for name in TRAINING}
     train, val = _training_part(p["data"], p["train_count"]), load(p["data"], "val")
+    if p["labels"] == "shuffled":
+        train = Shuffled(train, p["seed"])
     weights = paths.weights_source(p["weights"])
-    facts = p | {
+    facts = {name: value for name, value in p.items() if AS_BEFORE.get(name) != value} | {
         "weights": sha256(weights) if isinstance(weights, Path) else weights,
         "device": pick_device(p["device"]).type,
         "data_sha256": {"train": train.digest, "val": val.digest},
         "format": FORMAT,
     }
+    return p, train, val, facts
+
+
+def _run_folder(facts: Mapping[str, Any]) -> Path:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    folder = paths.runs_folder() / f"{p['data']}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # whoever comes second waits, and finds it trained
-        checkpoint = folder / "classifier.safetensors"
-        if not checkpoint.is_file():
-            with torch.random.fork_rng():
-                torch.manual_seed(p["seed"])
-                model = spg_plain(len(train.classes), width=p["width"], weights=weights)
-            fit(model, train, val, folder=folder, progress=progress, facts=facts, **{name: p[name] for name in FIT})
-    return checkpoint
+    return paths.runs_folder() / f"{facts['data']}-{key}"
 
 
 def _training_part(data: str, count: int) -> Dataset:
@@ -169,7 +196,7 @@ def run(profile: str, settings: Sequence[str] = (), *, until: str = "notebooks",
     target = results_folder(plan.profile, plan.merged.get("show_photos", False))
     seconds: dict[str, float] = {}
     with _writing(target):
-        plan, checkpoint = _prepare(plan, seconds, progress)
+        plan, checkpoint = _prepare(plan, seconds, progress, localizing=until != "train")
         if until == "train" and checkpoint:
             return checkpoint
         with _timed(seconds, "evaluate"):
@@ -232,10 +259,12 @@ def _writing(target: Path) -> AbstractContextManager[None]:
     return exclusive(paths.runs_folder() / f"{name.replace('/', '-')}.lock", f"results/{name}")
 
 
-def _prepare(plan: Plan, seconds: dict[str, float], progress: bool) -> tuple[Plan, Path | None]:
+def _prepare(
+    plan: Plan, seconds: dict[str, float], progress: bool, *, localizing: bool = True
+) -> tuple[Plan, Path | None]:
     """Check all inputs, and train the classifier or find it trained; the plan then names its checkpoint."""
     with _timed(seconds, "check"):
-        check_inputs(plan)
+        check_inputs(plan, localizing=localizing)
     checkpoint = None
     if all(name in plan.merged for name in TRAINING):
         checkpoint = train_classifier(plan.merged, progress=progress)
@@ -252,21 +281,40 @@ def part(parameters: Mapping[str, Any], split: str) -> Dataset:
     return datasets.first_per_class(load(parameters["data"], split), parameters[f"{split}_per_class"])
 
 
-def classifier(parameters: Mapping[str, Any]) -> SPGPlain:
-    """The trained classifier that ``checkpoint`` names. UserError: its classes are not those of ``data``."""
+def classifier(parameters: Mapping[str, Any]) -> Classifier:
+    """The trained classifier that ``checkpoint`` names.
+
+    Raises:
+        UserError: its classes are not those of ``data``, or it lacks ``layer`` or one of ``layers``.
+    """
     model = load_checkpoint(checkpoint_path(parameters["checkpoint"]))
     if model.classes != (classes := load(parameters["data"], "val").classes):
         raise UserError(
             f"checkpoint {parameters['checkpoint']!r} knows {len(model.classes)} classes ({model.classes[0]}, ..), "
             f"{parameters['data']!r} has {len(classes)} ({classes[0]}, ..)"
         )
+    _check_layers(parameters, model.architecture)
     return model
+
+
+def _check_layers(parameters: Mapping[str, Any], network: str) -> None:
+    """UserError at the first of ``layer`` and ``layers`` that ``network`` lacks."""
+    known = [layer.name for layer in LAYERS[network]]
+    for name in ("layers", "layer"):
+        for asked in _listed(parameters.get(name, [])):
+            if asked not in known:
+                raise UserError(f"{name}: {asked!r} given, which {network} lacks; allowed: {', '.join(known)}")
+
+
+def _listed(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
 
 
 def every_map(parameters: Mapping[str, Any], split: str, *, progress: bool = False) -> Maps:
     """Raw maps of every method and control on every layer, kept on disk: all that is compared comes from these."""
-    layers = [layer.name for layer in SPG_PLAIN_LAYERS]
-    return _raw_maps(parameters, split, layers, [*METHODS, *CONTROLS], 1.0, progress)
+    model = classifier(parameters)
+    layers = [layer.name for layer in model.layers]
+    return _raw_maps(model, parameters, split, layers, [*METHODS, *CONTROLS], 1.0, progress)
 
 
 def maps_of_layers(parameters: Mapping[str, Any], split: str, *, progress: bool = False) -> Maps:
@@ -279,18 +327,25 @@ def maps_of_layers(parameters: Mapping[str, Any], split: str, *, progress: bool 
 def maps_of_scales(parameters: Mapping[str, Any], split: str, *, progress: bool = False) -> dict[float, Maps]:
     """Raw maps of notebook 04, by scale, kept on disk: its methods and both branches on ``layer``, CAM on its own."""
     methods = list(dict.fromkeys([*parameters["ablation_methods"], "dgl", "enhanced_map", "pixel_selection"]))
-    layers = list(dict.fromkeys([parameters["layer"], CAM_LAYER]))
+    model = classifier(parameters)
+    layers = list(dict.fromkeys([parameters["layer"], model.layers[-1].name]))  # CAM exists on the last
     found = {1.0: every_map(parameters, split, progress=progress).only((m, at) for m in methods for at in layers)}
     for scale in sorted({float(s) for s in parameters["scales"]} - {1.0}):
-        found[scale] = _raw_maps(parameters, split, layers, methods, scale, progress)
+        found[scale] = _raw_maps(model, parameters, split, layers, methods, scale, progress)
     return dict(sorted(found.items()))
 
 
 def _raw_maps(
-    p: Mapping[str, Any], split: str, layers: Sequence[str], methods: Sequence[str], scale: float, progress: bool
+    model: Classifier,
+    p: Mapping[str, Any],
+    split: str,
+    layers: Sequence[str],
+    methods: Sequence[str],
+    scale: float,
+    progress: bool,
 ) -> Maps:
     return raw_maps(
-        classifier(p),
+        model,
         part(p, split),
         layers=layers,
         methods=methods,

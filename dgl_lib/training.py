@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dgl_lib.datasets.records import Dataset
 from dgl_lib.errors import UserError
-from dgl_lib.models import SPGPlain, load_checkpoint, preprocess, save_checkpoint, squash
+from dgl_lib.models import Classifier, load_checkpoint, preprocess, save_checkpoint, squash
 
 COLUMNS = ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
 
@@ -76,7 +76,7 @@ def batches(count: int, batch_size: int, seed: int, start: int, stop: int) -> It
 
 
 def parameter_groups(
-    model: SPGPlain, learning_rate: float, trunk_learning_rate: float, weight_decay: float
+    model: Classifier, learning_rate: float, trunk_learning_rate: float, weight_decay: float
 ) -> list[dict]:
     """Trunk and new layers at their own rates; decay on weights only, never on biases and batch norm."""
     trunk = set(model.trunk_names())
@@ -91,7 +91,7 @@ def parameter_groups(
 
 
 def fit(
-    model: SPGPlain,
+    model: Classifier,
     train: Dataset,
     val: Dataset,
     *,

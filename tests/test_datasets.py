@@ -1,13 +1,15 @@
 """Image files of every kind to arrays, parts of a data set, and data sets by name."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
+import sets
 from PIL import Image
 
-from dgl_lib.datasets import Record, first_per_class, load
-from dgl_lib.datasets.images import image_size, read_image, read_mask
+from dgl_lib.datasets import DATASETS, Record, check, first_per_class, load, skip_unreadable
+from dgl_lib.datasets.images import image_size, orientation, read_image, read_mask
 from dgl_lib.errors import UserError
 
 GREY = np.array([[0, 100, 255], [10, 20, 30]], dtype=np.uint8)
@@ -111,6 +113,55 @@ def test_corrupt_png(tmp_path):
         read_image(path)
 
 
+def test_as_stored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, Image.fromarray(COLOUR), exif=exif)
+    assert np.array_equal(read_image(path, oriented=False), COLOUR) and orientation(path) == 6
+    assert orientation(saved(tmp_path, Image.fromarray(COLOUR))) == 1
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "PNG"), ("a.png", "BMP"), ("a", "TIFF"), ("a.txt", "WEBP")])
+def test_a_wrong_extension_does_not_matter(tmp_path, name, kind):
+    path = saved(tmp_path, Image.fromarray(COLOUR), name, format=kind, **{"lossless": True} if kind == "WEBP" else {})
+    assert np.array_equal(read_image(path), COLOUR)
+
+
+def test_one_pixel(tmp_path):
+    for kind in ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"):
+        path = saved(tmp_path, Image.new(kind, (1, 1)), "one.tiff")
+        assert read_image(path).shape == (1, 1, 3) and image_size(path) == (1, 1)
+
+
+def test_sixteen_bits(tmp_path):
+    values = np.array([[0, 257 * 100, 65535], [127, 128, 129]], dtype=np.uint16)
+    for name in ("a.png", "a.tiff"):
+        path = saved(tmp_path, Image.fromarray(values), name)
+        # 128 / 65535 * 255 = 0.498, 129 / 65535 * 255 = 0.502
+        assert read_image(path)[..., 0].tolist() == [[0, 100, 255], [0, 0, 1]]
+
+
+def test_grey_with_alpha(tmp_path):
+    pixels = np.array([[[200, 255], [200, 0]]], dtype=np.uint8)
+    assert read_image(saved(tmp_path, Image.fromarray(pixels, mode="LA"))).tolist() == [[[200] * 3, [255] * 3]]
+
+
+def test_a_hundred_megapixels(tmp_path):
+    """10,000 x 10,000 is decoded without the warning that Pillow gives from 89 million pixels on."""
+    path = saved(tmp_path, Image.new("1", (10000, 10000), 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = read_image(path)
+    assert image.shape == (10000, 10000, 3) and image[::999, ::999].min() == 255
+
+
+def test_a_decompression_bomb(tmp_path):
+    path = saved(tmp_path, Image.new("1", (20000, 10000)))
+    for read in (read_image, read_mask, image_size):
+        with pytest.raises(UserError, match=r"image\.png: cannot be read .*200000000 pixels"):
+            read(path)
+
+
 def test_folder_is_no_image(tmp_path):
     with pytest.raises(UserError, match="cannot be read as an image"):
         read_image(tmp_path)
@@ -167,3 +218,69 @@ def test_load_creatures():
     data = load("creatures", "val", per_class=1)
     assert data.name == "creatures" and data.split == "val"
     assert data.labels.tolist() and sorted(data.labels) == list(range(len(data.classes)))
+
+
+def test_unreadable_images_are_left_out_and_counted(tmp_path):
+    for c in ("cup", "spoon"):
+        for i in range(10):
+            sets.picture(tmp_path / "images" / c / f"{i}.jpg")
+    train = load("folder", "train", root=tmp_path)
+    assert skip_unreadable(train) is train
+    train.path(3).write_bytes(b"")
+    whole = train.path(7).read_bytes()
+    train.path(7).write_bytes(whole[: len(whole) // 2])
+    expected = rf"folder train: 2 of 12 images cannot be read and are left out; the first: .*{train.names[3]}"
+    with pytest.warns(UserWarning, match=expected):
+        readable = skip_unreadable(train)
+    assert readable.names == [name for i, name in enumerate(train.names) if i not in (3, 7)]
+    for i in range(len(train)):
+        train.path(i).write_bytes(b"")
+    with pytest.raises(UserError, match="12 of 12 images cannot be read"):
+        skip_unreadable(train)
+
+
+def test_unreadable_masks_count_where_masks_are_needed(tmp_path):
+    test = load("folder", "test", root=sets.folder(tmp_path))
+    test.annotations(1)[0].write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"folder test: 1 of 2 .*\.png"):
+        assert len(skip_unreadable(test)) == 1
+
+
+def test_check_says_what_is_there_and_what_is_missing(tmp_path):
+    root = sets.folder(tmp_path)
+    complete, problems = check("folder", root)
+    assert complete == [
+        "folder train: 6 images of 2 classes; the first has 1 box, mask, ignore, part",
+        "folder val: 2 images of 2 classes; the first has 1 box, mask",
+        "folder test: 2 images of 2 classes; the first has 1 box, mask",
+    ]
+    assert problems == []
+    load("folder", "val", root=root).annotations(0)[0].unlink()
+    train = load("folder", "train", root=root)
+    cut = train.path(4).read_bytes()[:-200]
+    train.path(4).write_bytes(cut)
+    complete, problems = check("folder", root)
+    assert (
+        len(complete) == 2 and len(problems) == 1 and problems[0].startswith("folder val: ") and "1 of 2" in problems[0]
+    )
+    with pytest.warns(UserWarning, match="1 of 6"):
+        _, problems = check("folder", root, decode=True)
+    assert problems[0] == "folder train: 1 of 6 images of 2 classes cannot be read"
+    with pytest.raises(UserError, match="'cats'; allowed: creatures"):
+        check("cats")
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in ("creatures", "pets")])
+def test_nothing_there(tmp_path, name, monkeypatch):
+    monkeypatch.delenv("DGL_WSOL_METADATA", raising=False)
+    complete, problems = check(name, tmp_path)
+    assert not complete and len(problems) == 3
+    assert all(
+        problem.startswith(f"{name} ") and str(tmp_path) in problem and "\n" not in problem for problem in problems
+    )
+
+
+def test_no_folder_named(monkeypatch):
+    monkeypatch.delenv("DGL_DATA", raising=False)
+    with pytest.raises(UserError, match="lid: neither root nor DGL_DATA is set"):
+        load("lid", "test")

@@ -86,7 +86,7 @@ def jacobians(model: nn.Sequential, layer: str, images: Tensor) -> tuple[Tensor,
 
 
 def reference(model: nn.Sequential, layer: str, images: Tensor, classes: Tensor, alpha: float, rule: str) -> Tensor:
-    """DGL's map (N, h, w) straight from METHOD's formulas."""
+    """DGL's map (N, h, w) straight from the talk's formulas."""
     S, logits, G = jacobians(model, layer, images)
     y = nn.functional.one_hot(classes, logits.shape[1]).double()
     p = logits.softmax(1)

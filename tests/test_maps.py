@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from dgl_lib.errors import UserError
-from dgl_lib.maps import centred_gaussian, close, fuse, minmax, multiscale, resize, to_uint8, whole_image
+from dgl_lib.maps import (
+    NORMALISATIONS,
+    centred_gaussian,
+    close,
+    fuse,
+    minmax,
+    multiscale,
+    normalise,
+    resize,
+    to_uint8,
+    whole_image,
+)
 
 VALUES = st.floats(-(2.0**100), 2.0**100, width=32)
 RAW = arrays(np.float32, array_shapes(min_dims=2, max_dims=3, max_side=7), elements=VALUES)
@@ -60,6 +71,66 @@ def test_what_is_not_finite_is_refused(bad: float) -> None:
         minmax(m)
 
 
+# -------------------------------------------------------------------------------------------------- normalisations
+
+
+def test_normalisations_by_hand() -> None:
+    m = torch.tensor([[-4.0, 1.0, 2.0, 3.0, 4.0], [-2.0, 5.0, 6.0, 7.0, 16.0]])  # sorted: -4 -2 1 2 3 4 5 6 7 16
+    torch.testing.assert_close(normalise(m, "minmax"), (m + 4) / 20)
+    torch.testing.assert_close(normalise(m, "max"), m.clamp(min=0) / 16)
+    torch.testing.assert_close(normalise(m, "pas"), ((m + 4) / 20).clamp(max=1))  # place 9 of 0..9: the highest
+    m20 = torch.cat([m, m - 0.5])  # 20 values; place 18: 15.5
+    torch.testing.assert_close(normalise(m20, "pas"), ((m20 + 4.5) / 20).clamp(max=1))
+    m30 = torch.cat([m, m - 0.25, m - 0.5])  # 30 values; place 27: the third from the top
+    torch.testing.assert_close(normalise(m30, "pas"), ((m30 + 4.5) / 20).clamp(max=1))
+    assert (normalise(m30, "pas") == 1).sum() == 3
+    torch.testing.assert_close(normalise(m, "ivr"), (m - 3).clamp(min=0) / 13)  # place int(4.5) = 4: the value 3
+    torch.testing.assert_close(normalise(m, "ivr", percentile=0.69), (m - 5).clamp(min=0) / 11)  # place 6
+    torch.testing.assert_close(normalise(m, "ivr", percentile=0), normalise(m, "minmax"))
+
+
+@given(RAW, st.sampled_from(NORMALISATIONS))
+def test_every_normalisation_keeps_the_order_within_0_to_1_map_by_map(raw: np.ndarray, how: str) -> None:
+    m = normalise(tensor(raw), how).reshape(-1, *raw.shape[-2:])
+    for got, one in zip(m, raw.reshape(-1, *raw.shape[-2:]), strict=True):
+        assert torch.equal(got, normalise(tensor(one), how))
+        assert got.min() >= 0 and got.max() <= 1
+        assert (np.diff(got.numpy().ravel()[np.argsort(one.ravel(), kind="stable")]) >= 0).all()
+        if one.min() == one.max():
+            assert (got == 0).all()
+
+
+@pytest.mark.parametrize("how", NORMALISATIONS)
+def test_every_normalisation_forgets_scale_and_only_max_the_zero(how: str) -> None:
+    m = torch.randn(9, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    torch.testing.assert_close(normalise(7 * m, how), normalise(m, how))
+    shifted = (normalise(m + 3, how) - normalise(m, how)).abs().max()
+    assert shifted > 0.1 if how == "max" else shifted < 1e-12
+
+
+def test_normalisations_where_the_denominator_vanishes() -> None:
+    assert not any(normalise(torch.full((3, 3), v), how).any() for v in (-2.0, 0.0, 2.0) for how in NORMALISATIONS)
+    assert not normalise(torch.tensor([[-3.0, -1.0], [-2.0, -5.0]]), "max").any()
+    spike = torch.zeros(5, 5)
+    spike[2, 2] = 0.25
+    assert torch.equal(normalise(spike, "pas"), (spike > 0).float())  # nine tenths lie at the minimum
+    flat_top = torch.ones(3, 3)
+    flat_top[0, 0] = 0
+    assert not normalise(flat_top, "ivr").any()  # the value at the percentile is the maximum
+    assert normalise(torch.tensor([[1, 3], [2, 2]]), "max").tolist() == torch.tensor([[1, 3], [2, 2]]).div(3).tolist()
+
+
+def test_what_normalisation_refuses() -> None:
+    with pytest.raises(UserError, match="'sum' given, minmax, max, pas, ivr allowed"):
+        normalise(torch.zeros(2, 2), "sum")
+    for percentile in (-0.1, 1, float("nan")):
+        with pytest.raises(UserError, match="percentile"):
+            normalise(torch.zeros(2, 2), "ivr", percentile=percentile)
+    for how in NORMALISATIONS:
+        with pytest.raises(UserError, match="1 of 4 values are NaN or infinite"):
+            normalise(torch.tensor([[0.0, float("inf")], [1.0, 2.0]]), how)
+
+
 # ---------------------------------------------------------------------------------------------------------- resize
 
 
@@ -83,7 +154,7 @@ def test_resize_keeps_leading_axes_and_identity() -> None:
 
 
 def test_multiscale_is_minmax_resize_mean_minmax() -> None:
-    """METHOD's order. Min-maxing once more after the resize would weigh the scales otherwise: shown to differ."""
+    """The study's order. Min-maxing once more after the resize would weigh the scales otherwise: shown to differ."""
     draw = torch.Generator().manual_seed(1)
     maps = [torch.randn(1, side, side, generator=draw, dtype=torch.float64) * 10**side for side in (3, 4, 6)]
     resized = [resize(minmax(m), (16, 16)) for m in maps]

@@ -78,6 +78,17 @@ def test_a_curve_by_hand() -> None:
     assert (score.compute().per_image.peak, score.compute().per_image.threshold) == (2 / 3, 1)  # the lowest of a tie
 
 
+def test_counts_are_exact_beyond_what_a_float32_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken a few rows at a time, whatever the layout in memory."""
+    draw = np.random.default_rng(0)
+    q, mask = draw.integers(256, size=(40, 30)).astype(np.uint8), draw.random((40, 30)) < 0.5
+    whole = histograms(q, mask)
+    assert (histograms(q.T, mask.T) == whole).all() and not histograms(q[:0], mask[:0]).any()
+    monkeypatch.setattr(metrics.pixels, "EXACT", 100)
+    assert (histograms(q, mask) == whole).all() and whole.sum() == 1200
+    assert metrics.pixels.EXACT == 100 and np.float32(1 << 24) + np.float32(1) == 1 << 24
+
+
 def test_what_is_empty() -> None:
     q, nothing = np.array([[0, 0], [0, 9]], np.uint8), np.zeros((2, 2), bool)
     curve = metrics.iou(histograms(q, nothing))
@@ -162,6 +173,16 @@ def test_the_interval_repeats_and_leaves_out_nan() -> None:
             bootstrap(np.array(empty))
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 61, 300])
+@pytest.mark.parametrize("draws", [1, 100, 1 << 16])
+def test_drawing_many_resamples_at_once_changes_no_bit(n: int, draws: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics.intervals, "DRAWS", draws)
+    values, random = np.random.default_rng(n).normal(size=n), np.random.default_rng(5)
+    means = [values[random.integers(n, size=n)].mean() for _ in range(200)]
+    got = bootstrap(values, resamples=200, seed=5)
+    assert [got.low, got.high] == np.quantile(means, [0.025, 0.975]).tolist() and got.mean == values.mean()
+
+
 def test_the_paired_interval_sees_what_unpaired_noise_would_hide() -> None:
     draw = np.random.default_rng(2)
     images = draw.normal(50, 20, size=100)  # images differ much, methods little
@@ -172,5 +193,5 @@ def test_the_paired_interval_sees_what_unpaired_noise_would_hide() -> None:
 
 
 def test_the_docstring_runs() -> None:
-    result = doctest.testmod(metrics)
+    result = doctest.testmod(metrics.pixels)
     assert result.attempted >= 3 and result.failed == 0

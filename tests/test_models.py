@@ -1,4 +1,4 @@
-"""SPG-plain against METHOD's table and torchvision's blocks; every kind of weights file, whole and broken."""
+"""SPG-plain against the talk's table and torchvision's blocks; every kind of weights file, whole and broken."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torchvision.models import inception_v3
 from torchvision.models.inception import BasicConv2d, InceptionA, InceptionB, InceptionC
 
-from dgl_lib import models
 from dgl_lib.errors import UserError
 from dgl_lib.models import (
     SPG_PLAIN_LAYERS,
     SPGPlain,
+    committed_checkpoint,
     digest,
     load_checkpoint,
     preprocess,
@@ -28,6 +28,7 @@ from dgl_lib.models import (
     spg_plain,
     squash,
 )
+from dgl_lib.models.spg import MixedA, MixedB, MixedC
 
 TINY = 1 / 16
 
@@ -49,7 +50,7 @@ def torchvision_shapes() -> dict[str, torch.Size]:
         return {name: v.shape for name, v in inception_v3(init_weights=False).state_dict().items()}
 
 
-# ------------------------------------------------------------------------------------------------- METHOD's table
+# ------------------------------------------------------------------------------------------------- the talk's table
 
 TABLE = [  # name, channels at full width, side at 224 px, side at 324 px
     ("Conv2d_1a_3x3", 32, 112, 162),
@@ -183,8 +184,8 @@ def randomised(module: nn.Module) -> nn.Module:
 
 
 BLOCKS = [
-    (models.MixedA, InceptionA, (8, 4)),
-    (models.MixedC, InceptionC, (8, 4)),
+    (MixedA, InceptionA, (8, 4)),
+    (MixedC, InceptionC, (8, 4)),
 ]
 
 
@@ -207,7 +208,7 @@ def test_counting_the_padding_is_torchvisions_block(ours, theirs, arguments) -> 
 def test_mixed_6a_is_torchvisions_block_at_stride_1() -> None:
     """Every second output of it, away from the border, is what torchvision's strided, unpadded block gives."""
     block = randomised(InceptionB(6))
-    own = models.MixedB(6, BasicConv2d).eval()
+    own = MixedB(6, BasicConv2d).eval()
     own.load_state_dict(block.state_dict())
     x = torch.randn(1, 6, 11, 13)
     assert own(x).shape == (1, block(x).shape[1], 11, 13)
@@ -308,6 +309,13 @@ def test_the_same_checkpoint_is_the_same_bytes(tmp_path: Path) -> None:
     assert set(load_file(first)) == set(tiny().state_dict())  # plain safetensors to everybody else
 
 
+def test_the_committed_checkpoint_comes_back_to_the_byte(tmp_path: Path) -> None:
+    """Read, and written again: what manifests say of it by SHA-256 stays true."""
+    model = load_checkpoint(committed_checkpoint())
+    save_checkpoint(model, tmp_path / "again.safetensors", **model.facts)
+    assert (tmp_path / "again.safetensors").read_bytes() == committed_checkpoint().read_bytes()
+
+
 def test_a_pooling_rule_survives_the_checkpoint(tmp_path: Path) -> None:
     model = SPGPlain(2, TINY, count_include_pad=False)
     save_checkpoint(model, tmp_path / "x.safetensors")
@@ -344,7 +352,7 @@ def test_what_does_not_fit_is_named(change: str, message: str, kind: str, suffix
     names = model.trunk_names() if kind == "trunk" else list(model.state_dict())
     state = broken(change, {name: model.state_dict()[name] for name in names})
     (save_file if suffix == "safetensors" else torch.save)(state, path)
-    whole = "a checkpoint of SPG-plain" if kind == "checkpoint" else "an Inception-v3 trunk"
+    whole = "a checkpoint of spg_plain" if kind == "checkpoint" else "an Inception-v3 trunk"
     with pytest.raises(UserError, match=rf"^weights '{path.name}' {message}: not {whole}") as told:
         spg_plain(3, width=TINY, weights=path)
     assert "\n" not in str(told.value) and str(tmp_path) not in str(told.value)
@@ -437,7 +445,7 @@ def test_a_broken_header_is_an_error(key: str, value: str | None, tmp_path: Path
 
 def test_imagenet_weights_fit_full_width_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before a download starts."""
-    monkeypatch.setattr(models.Inception_V3_Weights, "get_state_dict", lambda *_, **__: pytest.fail("downloaded"))
+    monkeypatch.setattr(type(SPGPlain.imagenet), "get_state_dict", lambda *_, **__: pytest.fail("downloaded"))
     with pytest.raises(UserError, match=r"width: 0\.25 given, 1 allowed"):
         spg_plain(3, width=0.25, weights="imagenet")
 

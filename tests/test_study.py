@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from dgl_lib import evaluation, notebooks, paths, plan, readme, study
 from dgl_lib.datasets.creatures import CLASSES, Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.files import exclusive, sha256, write_text
+from dgl_lib.models import LAYERS, load_checkpoint
 from dgl_lib.parameters import Parameter, check_notebook, check_values, notebook_parameters
 from dgl_lib.training import pick_device
 
@@ -96,6 +98,8 @@ def test_lines_that_declare_nothing(tmp_path: Path, line: str) -> None:
     ("values", "message"),
     [
         ({"data": "cats"}, "creatures, pets"),
+        ({"network": "alexnet"}, "spg_plain, vgg16_gap, resnet50_se allowed"),
+        ({"labels": "none"}, "given, shuffled allowed"),
         ({"rule": "paper"}, "released, autograd"),
         ({"layers": ["Mixed_6e", "Mixed_9z"]}, "'Mixed_9z' given, Mixed_5b"),
         ({"layers": []}, "an empty list"),
@@ -267,6 +271,8 @@ def test_rerunning_the_committed_notebooks(project: Path, monkeypatch: pytest.Mo
 
 TINY = {
     "data": "creatures",
+    "network": "spg_plain",
+    "labels": "given",
     "seed": 0,
     "device": "cpu",
     "width": 1 / 16,
@@ -302,10 +308,49 @@ def test_a_trained_classifier_is_found_again(tiny: Path, monkeypatch: pytest.Mon
     assert sha256(study.train_classifier(TINY)) == digest
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"epochs": 2}, {"train_count": 0}, {"learning_rate": 0.002}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"epochs": 2},
+        {"train_count": 0},
+        {"learning_rate": 0.002},
+        {"network": "vgg16_gap"},
+        {"labels": "shuffled"},
+    ],
+)
 def test_what_determines_a_run_names_it(tiny: Path, monkeypatch: pytest.MonkeyPatch, change: dict) -> None:
     monkeypatch.setattr(study, "fit", lambda *a, **k: None)
     assert study.train_classifier(TINY | change) != study.train_classifier(TINY)
+
+
+def test_runs_from_before_there_was_a_choice_are_found_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name as it was taken then: of all facts but ``network`` and ``labels``."""
+    monkeypatch.setattr(study, "fit", lambda *a, **k: pytest.fail("trained again"))
+    facts = {key: value for key, value in TINY.items() if key not in ("network", "labels")} | {
+        "weights": None,
+        "data_sha256": {"train": Creatures("train", TINY["train_count"]).digest, "val": study.load("", "val").digest},
+        "format": 1,
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    checkpoint = tiny / "results" / ".runs" / f"creatures-{key}" / "classifier.safetensors"
+    assert not study.is_trained(TINY)
+    write_text(checkpoint, "trained before")
+    assert study.is_trained(TINY) and study.train_classifier(TINY) == checkpoint
+    assert not study.is_trained(TINY | {"labels": "shuffled"})
+    assert not study.is_trained(TINY | {"network": "resnet50_se"})
+
+
+@pytest.mark.parametrize(("network", "labels"), [("vgg16_gap", "shuffled"), ("resnet50_se", "given")])
+def test_network_and_labels_reach_the_training(tiny: Path, monkeypatch, network: str, labels: str) -> None:
+    seen: list[tuple] = []
+    monkeypatch.setattr(study, "fit", lambda *parts, **k: seen.append((*parts, k["facts"])))
+    study.train_classifier(TINY | {"network": network, "labels": labels})
+    [(model, train, val, facts)] = seen
+    assert model.architecture == network and facts["network"] == network
+    given = Creatures("train", TINY["train_count"]).labels
+    assert (train.labels == given).all() == (labels == "given") and facts.get("labels", "given") == labels
+    assert (val.labels == study.load("", "val").labels).all()  # what chooses the epoch stays true
 
 
 @pytest.mark.parametrize(
@@ -319,6 +364,44 @@ def test_what_determines_a_run_names_it(tiny: Path, monkeypatch: pytest.MonkeyPa
 def test_training_refused(tiny: Path, parameters: dict, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         study.train_classifier(parameters)
+
+
+def test_layers_that_the_network_lacks_are_refused_before_training(tiny: Path, monkeypatch) -> None:
+    monkeypatch.setattr(study, "fit", lambda *a, **k: pytest.fail("trained"))
+    declare = [f"{k}: {type(v).__name__} = {v!r}  # as in training" for k, v in TINY.items()]
+    checkpoint = "checkpoint: str = 'trained'  # weights"
+    write_notebook(tiny / "notebooks" / "01_first.ipynb", [*FIRST, *declare], "1")
+    write_notebook(tiny / "notebooks" / "02_second.ipynb", [*SECOND, checkpoint, "layer: str = 'add1'  # where"], "1")
+    for settings, message in (
+        (["network=vgg16_gap"], "layers: 'add2' given, which vgg16_gap lacks; allowed: conv1_1, conv1_2, pool1"),
+        (["network=vgg16_gap", "layers=[add]"], "layer: 'add1' given, which vgg16_gap lacks"),
+        (["layers=[layer4.2]"], "layers: 'layer4.2' given, which spg_plain lacks; allowed: Mixed_5b"),
+        (["checkpoint=creatures", "network=vgg16_gap", "layers=[add]"], "'add' given, which spg_plain lacks"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            study.run("full", settings, progress=False)
+    with pytest.raises(UserError, match="'conv5_3' given, which spg_plain lacks"):
+        study.classifier({"checkpoint": "creatures", "data": "creatures", "layer": "conv5_3"})
+
+
+@pytest.mark.parametrize("network", ["vgg16_gap", "resnet50_se"])
+def test_every_map_is_of_the_networks_own_layers(tiny: Path, network: str) -> None:
+    own = [layer.name for layer in LAYERS[network]]
+    settings = {"image_size": 32, "alpha": 10.0, "rule": "released", "val_per_class": 1, "layer": own[-3]}
+    checkpoint = study.train_classifier(TINY | {"network": network}).relative_to(tiny).as_posix()
+    parameters = TINY | settings | {"network": network, "checkpoint": checkpoint, "layers": own[-2:]}
+    maps = study.every_map(parameters, "val").maps
+    assert [layer for method, layer in maps if method == "dgl"] == own
+    assert [layer for method, layer in maps if method == "cam"] == own[-1:]
+    scales = study.maps_of_scales(parameters | {"scales": [1.0, 1.5], "ablation_methods": ["cam"]}, "val")
+    assert all(("cam", own[-1]) in found.maps and ("dgl", own[-3]) in found.maps for found in scales.values())
+
+
+def test_training_alone_needs_no_layers(tiny: Path) -> None:
+    declare = [f"{k}: {type(v).__name__} = {v!r}  # as in training" for k, v in TINY.items()]
+    write_notebook(tiny / "notebooks" / "01_first.ipynb", [*FIRST, *declare], "1")
+    checkpoint = study.run("full", ["network=vgg16_gap"], until="train", progress=False)
+    assert load_checkpoint(checkpoint).architecture == "vgg16_gap"
 
 
 def test_notebooks_get_the_trained_classifier(tiny: Path) -> None:
@@ -382,7 +465,7 @@ def test_readme_blocks(project: Path) -> None:
     readme.update_readme(path, check=True)
 
 
-@pytest.mark.parametrize("name", ["claims:nowhere", "table:full/none.csv", "figure:x"])
+@pytest.mark.parametrize("name", ["claims:nowhere", "table:full/none.csv", "text:none.md", "figure:x"])
 def test_readme_blocks_without_results(project: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"README block {name!r}"):
         readme.block(name)
@@ -396,4 +479,4 @@ def test_a_begin_without_its_end() -> None:
 def test_the_readme_says_what_the_results_say(root: Path) -> None:
     if not (root / "README.md").exists():
         pytest.skip("no README yet")
-    readme.update_readme(root / "README.md", check=True)
+    readme.update_readme(check=True)

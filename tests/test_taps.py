@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from dgl_lib.errors import UserError
@@ -208,42 +207,6 @@ def test_an_unknown_layer_names_those_near_it() -> None:
     with pytest.raises(UserError, match="''"):
         find(model, [""])  # the network itself is no layer
     assert find(model, ["add2.conv"])["add2.conv"] is model.add2.conv
-
-
-# ------------------------------------------------------------------------------------------------------- any network
-
-
-@pytest.mark.parametrize(
-    ("name", "layers", "last"),
-    [
-        ("resnet18", ["layer2.0.conv1", "layer3", "layer4"], "layer4"),
-        ("mobilenet_v3_small", ["features.3", "features.12"], None),
-        ("convnext_tiny", ["features.3", "features.7"], None),
-        ("efficientnet_b0", ["features.4", "features.8"], "features.8"),
-        ("densenet121", ["features.denseblock2", "features.norm5"], None),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:cam needs")
-def test_torchvision_classifiers_localize_as_they_are(name: str, layers: list[str], last: str | None) -> None:
-    torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(weights=None, num_classes=5)
-    images = torch.randn(1, 3, 64, 64)
-    out = localize(model, images, None, layers, ["dgl", "pixel_selection"] + ["cam"] * bool(last))
-    model.eval()
-    with torch.no_grad():
-        torch.testing.assert_close(out.logits, model(images))
-    for layer in layers:
-        assert out.maps["dgl"][layer].shape[0] == 1 and out.maps["dgl"][layer].isfinite().all()
-        assert out.maps["dgl"][layer].std() > 0 or out.maps["dgl"][layer].numel() == 1
-    if last:
-        assert list(out.maps["cam"]) == [last]
-        torch.testing.assert_close(
-            out.maps["cam"][last],
-            out.maps["pixel_selection"][last] * out.maps["cam"][last][0].numel(),
-            rtol=1e-3,
-            atol=1e-4,
-        )
-    assert hooks(model) == 0
 
 
 # ----------------------------------------------------------------------------------------------------------- replace

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from dgl_lib import training
+from dgl_lib.datasets.creatures import Creatures
+from dgl_lib.datasets.records import Shuffled
 from dgl_lib.errors import UserError
-from dgl_lib.models import SPGPlain, digest, load_checkpoint, spg_plain, squash
+from dgl_lib.models import NETWORKS, SPGPlain, digest, load_checkpoint, spg_plain, squash
 from dgl_lib.training import Crops, batches, fit, parameter_groups, pick_device, predict, read_history, validate
 
 
@@ -214,7 +216,35 @@ def test_validation_sees_whole_images_in_eval_mode(monkeypatch) -> None:
     assert accuracy in (0, 0.25, 0.5, 0.75, 1)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_is_trained_the_same_way(network: str, tmp_path: Path) -> None:
+    """All of its weights move, gates included, and the checkpoint is the network's own."""
+    torch.manual_seed(0)
+    model = NETWORKS[network](3, width=1 / 16)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    history = fit(model, TRAIN, VAL, folder=tmp_path, **SETTINGS)  # type: ignore[arg-type]
+    assert len(history) == 2 and all(np.isfinite(row["train_loss"]) for row in history)
+    assert not [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
+    loaded = load_checkpoint(tmp_path / "classifier.safetensors")
+    assert loaded.architecture == network and digest(loaded) == digest(model)
+
+
 # ----------------------------------------------------------------------------------------- what is trained on
+
+
+def test_shuffled_labels_keep_the_counts_and_forget_the_images() -> None:
+    creatures = Creatures("train", 400)
+    shuffled = Shuffled(creatures, seed=0)
+    assert (np.bincount(shuffled.labels) == np.bincount(creatures.labels)).all() and len(shuffled) == 400
+    agree = (shuffled.labels == creatures.labels).mean()
+    assert abs(agree - 1 / len(creatures.classes)) < 0.08  # four standard deviations of 400 draws
+    assert (shuffled.image(7) == creatures.image(7)).all() and shuffled.names == creatures.names
+    record, other = creatures[7], shuffled[7]
+    assert other.label == shuffled.labels[7] and other.name == record.name and (other.mask == record.mask).all()
+    again, another = Shuffled(creatures, seed=0), Shuffled(creatures, seed=1)
+    assert (again.labels == shuffled.labels).all() and again.digest == shuffled.digest
+    assert len({creatures.digest, shuffled.digest, another.digest}) == 3
+    assert creatures.labels.tolist() == Creatures("train", 400).labels.tolist()  # untouched
 
 
 def test_every_epoch_has_an_order_of_its_own_and_every_image_once() -> None:

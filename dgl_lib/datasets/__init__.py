@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dgl_lib.datasets.creatures import Creatures
+from dgl_lib.datasets.cub import Cub
+from dgl_lib.datasets.folder import Folder
+from dgl_lib.datasets.lid import load_lid
+from dgl_lib.datasets.listed import skip_unreadable
 from dgl_lib.datasets.pets import Pets
-from dgl_lib.datasets.records import Dataset, Record, Subset, first_per_class
+from dgl_lib.datasets.records import Dataset, Record, Shuffled, Subset, first_per_class
+from dgl_lib.datasets.voc import Voc
+from dgl_lib.datasets.wsol import Wsol
 from dgl_lib.errors import UserError
 
-__all__ = ["DATASETS", "SPLITS", "Dataset", "Record", "Subset", "first_per_class", "load"]
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "Dataset",
+    "Record",
+    "Shuffled",
+    "Subset",
+    "check",
+    "first_per_class",
+    "load",
+    "skip_unreadable",
+]
 
 SPLITS = ("train", "val", "test")
 
@@ -18,6 +36,13 @@ SPLITS = ("train", "val", "test")
 DATASETS: dict[str, Callable[[str, str | Path | None], Dataset]] = {
     "creatures": lambda split, root: Creatures(split),
     "pets": Pets,
+    "voc": Voc,
+    "cub": Cub,
+    "cub_wsol": partial(Wsol, "cub_wsol"),
+    "ilsvrc": partial(Wsol, "ilsvrc"),
+    "openimages": partial(Wsol, "openimages"),
+    "lid": load_lid,
+    "folder": Folder,
 }
 
 
@@ -25,9 +50,12 @@ def load(name: str, split: str, *, root: str | Path | None = None, per_class: in
     """A split of a data set by name. Training asks it for ``image`` and ``labels`` only, and so opens no mask.
 
     Args:
-        name: "creatures" (drawn by this library) or "pets" (Oxford-IIIT Pet).
+        name: "creatures" (drawn by this library), "pets" (Oxford-IIIT Pet), "voc" (Pascal VOC 2012), "cub"
+            (CUB-200-2011 as released), "cub_wsol", "ilsvrc", "openimages" (through wsolevaluation's lists), "lid"
+            (ILSVRC validation images with pixel masks), "folder" (yours). Each class's docstring shows its layout.
         split: "train", "val" or "test".
-        root: folder of the files; None: $DGL_DATA, else torchvision downloads into ``data``. Creatures need none.
+        root: folder of the files; None: $DGL_DATA, else pets, voc and cub are downloaded into ``data``. Creatures need
+            none. wsolevaluation's lists are in $DGL_WSOL_METADATA, else in ``metadata`` in that folder.
         per_class: keep the first so many images of each class, in the data set's order; 0 keeps all.
 
     Raises:
@@ -38,3 +66,41 @@ def load(name: str, split: str, *, root: str | Path | None = None, per_class: in
     if split not in SPLITS:
         raise UserError(f"{name}: unknown split {split!r}; allowed: {', '.join(SPLITS)}")
     return first_per_class(DATASETS[name](split, root), per_class)
+
+
+def check(name: str, root: str | Path | None = None, *, decode: bool = False) -> tuple[list[str], list[str]]:
+    """What of a data set is there, split by split: lists, files, and whether boxes and masks fit their photographs.
+
+    Args:
+        root: as for ``load``.
+        decode: also decode every file, which for large sets takes hours.
+
+    Returns:
+        one line for each split that is complete, and one for each that is not, which says what is missing or wrong.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in DATASETS:
+        raise UserError(f"unknown data set {name!r}; allowed: {', '.join(DATASETS)}")
+    complete, problems = [], []
+    for split in SPLITS:
+        try:
+            dataset = load(name, split, root=root)
+            getattr(dataset, "check", lambda: None)()  # creatures are drawn, there is nothing to look for
+            count = f"{len(dataset)} images of {len(dataset.classes)} classes"
+            if decode and len(readable := skip_unreadable(dataset)) < len(dataset):
+                problems.append(f"{name} {split}: {len(dataset) - len(readable)} of {count} cannot be read")
+            else:
+                complete.append(f"{name} {split}: {count}; the first has {_known(dataset[0])}")
+        except UserError as error:
+            where = f"{name} {split}: "
+            problems.append(where + str(error).removeprefix(where))
+    return complete, problems
+
+
+def _known(record: Record) -> str:
+    """What a record carries beside its label, in words."""
+    boxes = [f"{len(record.boxes)} box{'es' * (len(record.boxes) > 1)}"] * (len(record.boxes) > 0)
+    masks = [field for field in ("mask", "ignore", "part") if getattr(record, field) is not None]
+    return ", ".join(boxes + masks) or "a label only"

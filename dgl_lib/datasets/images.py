@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,11 @@ from dgl_lib.errors import UserError
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """The opened file; whatever its decoder raises becomes a UserError of one line that names the file."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            # Pillow warns from 89 megapixels on and refuses from 179 on; its refusal becomes ours, below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        with image:
             yield image
     except UserError:
         raise
@@ -28,17 +33,20 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: cannot be read as an image ({' '.join(str(error).split())})") from error
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """A photograph as it is meant to be seen: (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+def read_image(path: str | Path, *, oriented: bool = True) -> np.ndarray:
+    """A photograph as it is meant to be seen: (H, W, 3) uint8 RGB, turned as its EXIF orientation says if ``oriented``.
 
     Grey becomes three equal channels, palettes are looked up, CMYK and YCbCr converted, transparent pixels laid over
     white, 16-bit grey scaled from 0..65535 to 0..255 (Pillow itself would clip it). Colour profiles are not applied.
+    The kind of file is told by its bytes, whatever its name ends in; of several frames, the first is read.
 
     Raises:
-        UserError: the file is missing, empty, cut off, corrupt, or of a pixel type without a fixed range (32-bit).
+        UserError: the file is missing, empty, cut off, corrupt, of a pixel type without a fixed range (32-bit), or of
+            more than the 179 million pixels that Pillow decodes (it may be a decompression bomb).
     """
     with _opened(path) as image:
-        image = ImageOps.exif_transpose(image)
+        if oriented:
+            image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":
             values = np.asarray(image)
             if image.mode == "F" or values.min() < 0 or values.max() > 65535:
@@ -64,13 +72,28 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def image_size(path: str | Path, *, oriented: bool = True) -> tuple[int, int]:
-    """(height, width) of what ``read_image`` (``oriented``) or ``read_mask`` returns, from the file's header alone.
+    """(height, width) of what ``read_image`` (with the same ``oriented``) or ``read_mask`` (False) returns, read from
+    the file's header alone.
 
     Raises:
         UserError: the file is missing, or its header cannot be read.
     """
     with _opened(path) as image:
         width, height = image.size
-        # Orientations 5 to 8 swap the sides. Not asked of masks: Pillow decodes a whole PNG in search of its EXIF.
-        sideways = oriented and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        # Not asked of masks: Pillow decodes a whole PNG in search of its EXIF.
+        sideways = oriented and _orientation(image) >= 5
     return (width, height) if sideways else (height, width)
+
+
+def orientation(path: str | Path) -> int:
+    """The EXIF orientation of a photograph, 1 (as stored) where it has none; 5 to 8 swap the sides.
+
+    Raises:
+        UserError: the file is missing, or its header cannot be read.
+    """
+    with _opened(path) as image:
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(ExifTags.Base.Orientation, 1)

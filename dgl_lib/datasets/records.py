@@ -1,9 +1,9 @@
-"""One record type for every data set, and the two ways to take a part of one."""
+"""One record type for every data set, two ways to take a part of one, and one with its labels shuffled."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -77,6 +77,32 @@ class Subset:
     def digest(self) -> str:
         """SHA-256 of the whole set's digest and the chosen names."""
         return hashlib.sha256("\n".join([self.dataset.digest, *self.names]).encode()).hexdigest()
+
+
+class Shuffled:
+    """``dataset`` with its labels dealt out anew: as many of each class, but they say nothing of the images.
+
+    What a network learns from it is a control (Adebayo et al., NeurIPS 2018): it has been trained, and knows no class.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+        self.name, self.split, self.classes, self.names = dataset.name, dataset.split, dataset.classes, dataset.names
+        self.labels = np.random.default_rng(seed).permutation(dataset.labels)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def image(self, index: int) -> np.ndarray:
+        return self.dataset.image(index)
+
+    def __getitem__(self, index: int) -> Record:
+        return replace(self.dataset[index], label=int(self.labels[index]))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the whole set's digest and the labels."""
+        return hashlib.sha256("\n".join([self.dataset.digest, *map(str, self.labels)]).encode()).hexdigest()
 
 
 def first_per_class(dataset: Dataset, count: int) -> Dataset:

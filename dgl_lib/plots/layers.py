@@ -24,9 +24,8 @@ from dgl_lib.evaluation import BASELINES, Maps, Scores, at, choose
 from dgl_lib.localize import gradients
 from dgl_lib.maps import minmax
 from dgl_lib.metrics import Interval, bootstrap
-from dgl_lib.models import preprocess
+from dgl_lib.models import LAYERS, preprocess
 from dgl_lib.plots import style
-from dgl_lib.study import CAM_LAYER
 
 #: What the claims of this notebook are made of.
 NEEDED = ("pixel_selection", "enhanced_map", "dgl")
@@ -50,7 +49,8 @@ Row = Mapping[str, str]  # method and layer, as in ``Scores.rows``
 
 def check(parameters: Mapping[str, Any]) -> None:
     """UserError unless ``layers`` holds ``layer`` and the last layer, and ``methods`` those the claims are about."""
-    for name, wanted in (("layers", (parameters["layer"], CAM_LAYER)), ("methods", NEEDED)):
+    network = next(layers for layers in LAYERS.values() if parameters["layer"] in {layer.name for layer in layers})
+    for name, wanted in (("layers", (parameters["layer"], network[-1].name)), ("methods", NEEDED)):
         for item in wanted:
             if item not in parameters[name]:
                 raise UserError(f"{name}: {', '.join(parameters[name])} given, {item} is needed among them")
@@ -117,6 +117,11 @@ def differences(val: Scores, images: Scores, pairs: Sequence[tuple[Row, Row]]) -
 
 def _name(row: Row) -> str:
     return style.NAMES.get(row["method"], row["method"]) + (f" on {row['layer']}" if row["layer"] else "")
+
+
+def _cam_layer(rows: pd.DataFrame) -> str:
+    """The layer CAM exists on: the network's last."""
+    return rows.loc[rows["method"] == "cam", "layer"].iloc[-1]
 
 
 def better_baseline(val: Scores) -> str:
@@ -280,7 +285,7 @@ def validation_curves(val: Scores, layer: str, methods: Sequence[str]) -> Figure
     """Mean IoU on validation against the threshold, a line a method on ``layer``; a dot where the choice falls."""
     figure = _figure(8, 3.6)
     ax = figure.subplots()
-    rows = [{"method": m, "layer": CAM_LAYER if m == "cam" else layer} for m in ["cam", *methods]]
+    rows = [{"method": m, "layer": _cam_layer(val.rows) if m == "cam" else layer} for m in ["cam", *methods]]
     for row in rows + [{"method": name, "layer": ""} for name in BASELINES]:
         hist, method = val.find(**row), row["method"]
         curve, t = 100 * metrics.iou(hist).mean(0), choose(hist)
@@ -322,7 +327,7 @@ def iou_by_layer(table: pd.DataFrame, layers: Sequence[str], methods: Sequence[s
 
 def parts(table: pd.DataFrame, layer: str, methods: Sequence[str], where: str) -> Figure:
     """Recall of the telling part and of the rest, and precision, with 95 % intervals: a line a method on ``layer``."""
-    keys = [*((m, layer) for m in methods), ("cam", CAM_LAYER), *((name, "") for name in BASELINES)]
+    keys = [*((m, layer) for m in methods), ("cam", _cam_layer(table)), *((name, "") for name in BASELINES)]
     figure = _figure(10, 0.34 * len(keys) + 1.3)
     axes = figure.subplots(1, 3, sharey=True)
     for ax, (measure, title) in zip(axes, TITLES.items(), strict=True):
@@ -382,7 +387,7 @@ def gains(table: pd.DataFrame, overall: Interval, baseline: str) -> Figure:
     return figure
 
 
-def largest_difference(maps: Maps, one: str, other: str, layer: str = CAM_LAYER) -> float:
+def largest_difference(maps: Maps, one: str, other: str, layer: str) -> float:
     """Largest absolute difference of two methods' min-maxed maps on ``layer``, over all images and cells."""
     a, b = (minmax(torch.from_numpy(maps.maps[method, layer])) for method in (one, other))
     return float((a - b).abs().max())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgl_lib.datasets import Dataset, Record, first_per_class
 from dgl_lib.maps import resize
-from dgl_lib.models import SPGPlain
+from dgl_lib.models import Classifier
 from dgl_lib.plots import style
 from dgl_lib.taps import find, frozen, tap
 
@@ -41,12 +41,15 @@ def images_per_class(splits: dict[str, Dataset]) -> pd.DataFrame:
     return pd.DataFrame({**counts, "first image": names}, index=pd.Index(first.classes, name="class"))
 
 
-def walk(model: SPGPlain, size: int) -> pd.DataFrame:
+def walk(model: Classifier, size: int) -> pd.DataFrame:
     """What one forward pass of a black ``size`` px image meets: a row a stage, with its true output's shape.
 
     Columns: stage, channels, height, width (cells), stride (input pixels a cell), parameters.
     """
-    stages = [name for name, _ in model.named_children() if name not in ("dropout", "fc")]
+    layers = {layer.name for layer in model.layers}
+    groups = {name.partition(".")[0] for name in layers if "." in name}  # shown block by block
+    children = {name for name, _ in model.named_children()} - {"dropout", "fc"} - groups
+    stages = [name for name, _ in model.named_modules() if name in layers | children]
     device = next(model.parameters()).device
     with frozen(model), torch.no_grad(), tap(model, stages) as outputs:
         model(torch.zeros(1, 3, size, size, device=device))
@@ -151,7 +154,7 @@ def confusion(counts: pd.DataFrame) -> Figure:
     shown = counts.rename(index=readable, columns=readable)
     sns.heatmap(shown, ax=axes, annot=True, fmt="d", cmap="viridis", square=True, cbar=False)
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_xticks(axes.get_xticks(), axes.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_xticks(axes.get_xticks(), list(shown.columns), rotation=40, ha="right", rotation_mode="anchor")
     figure.suptitle(textwrap.fill(most_confused(counts), 46), fontsize=10)
     return figure
 

@@ -1,4 +1,4 @@
-"""Scores of maps against pixel masks, and the intervals around them.
+"""Scores of maps against pixel masks, threshold by threshold.
 
 Everything rests on one small table an image: how many pixels of each region have each of the 256 grey levels. From it
 every threshold's intersection and union follow, so one pass over the pixels gives the whole curve, and thresholds,
@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from dgl_lib.errors import UserError
+from dgl_lib.metrics.counts import Counts, Curve
 
 #: Rows of an image's histograms. The object is ``rest`` and ``part`` together; ``ignore`` is in no score.
 REGIONS = ("background", "rest", "part", "ignore")
 BACKGROUND, REST, PART, IGNORE = range(4)
+#: OpenCV hands counts over as float32, which hold whole numbers up to here.
+EXACT = 1 << 24
 
 
 def histograms(
@@ -34,7 +38,7 @@ def histograms(
     """
     if q.dtype != np.uint8:
         raise UserError(f"map: {q.dtype} given, uint8 (round(255 m) of a map in 0..1) needed")
-    region = np.where(mask, REST, BACKGROUND)
+    region = np.array(mask, bool).astype(np.uint8)  # BACKGROUND is 0 and REST is 1
     if region.shape != q.shape:
         raise UserError(f"mask: {region.shape} given, the map's {q.shape} needed")
     for what, pixels, value in (("part", part, PART), ("ignore mask", ignore, IGNORE)):
@@ -42,7 +46,13 @@ def histograms(
             if pixels.shape != q.shape:
                 raise UserError(f"{what}: {pixels.shape} given, the map's {q.shape} needed")
             region[pixels & mask if value == PART else pixels] = value
-    return np.bincount((region * 256 + q).ravel(), minlength=1024).reshape(4, 256).astype(np.int32)
+    hist = np.zeros((4, 256), np.int32)
+    q = np.ascontiguousarray(q)
+    rows = max(1, EXACT // max(1, q.shape[1]))
+    for y in range(0, len(q), rows):
+        pair = [region[y : y + rows], q[y : y + rows]]
+        hist += cv2.calcHist(pair, [0, 1], None, [4, 256], [0, 4, 0, 256]).astype(np.int32)
+    return hist
 
 
 def at_least(hist: np.ndarray) -> np.ndarray:
@@ -98,31 +108,29 @@ def recall(hist: np.ndarray, region: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """IoU at the thresholds 0..255, its peak, and the peak's threshold (the lowest, where several tie)."""
-
-    values: np.ndarray
-
-    @property
-    def threshold(self) -> int:
-        return int(self.values.argmax())
-
-    @property
-    def peak(self) -> float:
-        return float(self.values.max())
-
-
-@dataclass(frozen=True)
 class LIDScore:
-    """Both readings of LID's curve, which does not say whether IoU is pooled over the set or averaged over images."""
+    """Both readings of LID's curve, which does not say whether IoU is pooled over the set or averaged over images.
+
+    Attributes:
+        per_image, pooled: foreground IoU at q >= t, t = 0..255.
+        miou_per_image, miou_pooled: mIoU over {object, background}, to be read at the threshold that was chosen.
+        images: how many.
+    """
 
     per_image: Curve
     pooled: Curve
+    miou_per_image: Curve
+    miou_pooled: Curve
     images: int
 
 
-class IoUCurve:
-    """LID's score as a stream: foreground IoU of an 8-bit map at its 256 thresholds. Memory does not grow with images.
+class IoUCurve(Counts):
+    """LID's score as a stream: IoU of an 8-bit map at its 256 thresholds. Memory does not grow with images.
+
+    The means over images are sums of 84-bit fixed-point numbers, exact for images below 2^31 pixels and sets below 2^21
+    images, so that the order and the processes they came through leave no trace.
+
+    An image without an object counts as 1 where nothing is found and as 0 elsewhere.
 
     >>> curve = IoUCurve()
     >>> curve.update(np.array([[255, 200], [100, 0]], np.uint8), np.array([[True, True], [False, False]]))
@@ -132,54 +140,33 @@ class IoUCurve:
     """
 
     def __init__(self) -> None:
-        self.images, self.sum = 0, np.zeros(256)
-        self.hist = np.zeros((4, 256), np.int64)
+        super().__init__(hist=(4, 256), iou=(2, 256), miou=(2, 256))
 
     def update(self, q: np.ndarray, mask: np.ndarray, ignore: np.ndarray | None = None) -> None:
         """Add an image: ``q`` (H, W) uint8, ``mask`` and ``ignore`` (H, W) bool. UserError: all pixels ignored."""
         hist = histograms(q, mask, ignore)
         if hist[:IGNORE].sum() == 0:
             raise UserError("IoU curve: every pixel is ignored, at least one that counts is needed")
-        self.images += 1
-        self.sum += iou(hist)
-        self.hist += hist
+        self.add(hist=hist, iou=_fixed(iou(hist)), miou=_fixed(miou(hist)))
 
     def compute(self) -> LIDScore:
         """The score so far. UserError: no image yet."""
-        if not self.images:
-            raise UserError("IoU curve: no image given, at least one needed")
-        return LIDScore(Curve(self.sum / self.images), Curve(iou(self.hist)), self.images)
-
-    def merge(self, other: IoUCurve) -> None:
-        """Add another curve's images to this one's, as if all had come here."""
-        self.images += other.images
-        self.sum += other.sum
-        self.hist += other.hist
+        images, hist = self.need_images("IoU curve"), self.counts["hist"]
+        per_image, miou_per_image = (Curve(_floating(self.counts[name]) / images) for name in ("iou", "miou"))
+        return LIDScore(per_image, Curve(iou(hist)), miou_per_image, Curve(miou(hist)), images)
 
 
-# ---------------------------------------------------------------------------------------------------- intervals
+BITS = 42
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over images and its 95 % bootstrap interval, with the number of images behind it."""
+def _fixed(x: np.ndarray) -> np.ndarray:
+    """Values in 0..1 as whole multiples of 2^-42 and, of what is left, of 2^-84: (2, ...) int64.
 
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def bootstrap(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean over images with its 95 % percentile-bootstrap interval (images drawn with replacement); NaN are left out.
-
-    For two methods give the difference of their values image by image: that is the paired interval.
+    A ratio of whole numbers below 2^31 is at least 2^-31, and a double has 53 bits, so nothing is lost.
     """
-    values = np.asarray(values, np.float64)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        raise UserError("bootstrap: no value that is a number, at least one needed")
-    random = np.random.default_rng(seed)
-    means = np.array([values[random.integers(len(values), size=len(values))].mean() for _ in range(resamples)])
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high), len(values))
+    high = np.floor(np.ldexp(x, BITS))
+    return np.stack([high, np.ldexp(np.ldexp(x, BITS) - high, BITS)]).astype(np.int64)
+
+
+def _floating(fixed: np.ndarray) -> np.ndarray:
+    return np.ldexp(fixed[0].astype(float), -BITS) + np.ldexp(fixed[1].astype(float), -2 * BITS)

@@ -1,0 +1,170 @@
+"""Boxes from maps, by the conventions of wsolevaluation (Choe et al., CVPR 2020; arXiv 2001.07437 and 2007.04178).
+
+    raw map -> score_map: cubic resize to 224 px, normalise -> search: boxes at 1,000 thresholds -> iou with the truth
+
+A box is ``x0, y0, x1, y1`` in pixels. Its last pixel counts (IoU adds 1 to each side), and yet a box around a contour
+ends one pixel behind it, unless the map ends there: both are the published code's, and kept so that scores are equal.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import torch
+
+from dgl_lib.errors import UserError
+from dgl_lib.maps import normalise
+
+#: Side in pixels that maps and ground-truth boxes are brought to.
+SIZE = 224
+#: Shares of the map's highest grey level: 0, 0.001 .. 0.999.
+THRESHOLDS = np.arange(0, 1, 0.001)
+
+
+def score_map(m: torch.Tensor | np.ndarray, size: int = SIZE, how: str = "minmax") -> np.ndarray:
+    """A raw map (h, w) as a score map (size, size), float64 in 0..1: cubic resize, then ``maps.normalise``.
+
+    The order matters: cubic interpolation overshoots, so what is normalised before it leaves 0..1. A constant map
+    becomes zeros.
+
+    Raises:
+        UserError: not two axes, a value that is not finite, or an unknown normalisation.
+    """
+    raw = torch.as_tensor(m).detach().cpu().double().numpy()
+    if raw.ndim != 2 or not raw.size:
+        raise UserError(f"map: shape {raw.shape} given, (h, w) needed")
+    if np.isfinite(raw).all() and raw.min() == raw.max():
+        return np.zeros((size, size))  # interpolation leaves rounding noise that min-max would blow up
+    resized = cv2.resize(raw, (size, size), interpolation=cv2.INTER_CUBIC)
+    return normalise(torch.from_numpy(resized), how).numpy()
+
+
+def scale(boxes: np.ndarray, size: tuple[int, int], to: int = SIZE) -> np.ndarray:
+    """Boxes (n, 4) on an image of ``size`` = (H, W) as they lie on a square of side ``to``: (n, 4) int64, truncated."""
+    boxes = _checked(boxes, size)
+    height, width = map(float, size)
+    return (boxes * float(to) / [width, height, width, height]).astype(np.int64)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of every box of ``a`` (n, 4) with every box of ``b`` (m, 4): (n, m). The last pixel of a box counts."""
+    a, b = a[:, None], b[None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
+    both = sides.clip(min=0).prod(-1)
+    return both / (_area(a) + _area(b) - both)
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[..., 2:] - boxes[..., :2] + 1).prod(-1)
+
+
+def _checked(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Ground-truth boxes as an array (n, 4) of numbers, or the reason why they are none on a map of ``size``."""
+    boxes = np.asarray(boxes)
+    if boxes.size == 0:
+        raise UserError("boxes: none given, an image needs at least one ground-truth box to be scored")
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise UserError(f"boxes: shape {boxes.shape} given, (n, 4) needed")
+    height, width = size
+    good = (boxes[:, :2] >= 0) & (boxes[:, 2:] >= boxes[:, :2]) & (boxes[:, 2:] <= [width, height])  # a NaN fails
+    if not good.all():
+        wrong = boxes[~good.all(1)][0].tolist()
+        raise UserError(f"box: {wrong} given, 0 <= x0 <= x1 <= {width} and 0 <= y0 <= y1 <= {height} needed")
+    return boxes
+
+
+@dataclass(frozen=True)
+class Found:
+    """The boxes of one map at many thresholds. Thresholds that leave the same pixels share one cut of the map.
+
+    Attributes:
+        boxes: (n, 4) int64, one around each contour, cut by cut; (0, 0, 0, 0) where a cut has no contour.
+        first: (cuts + 1) boxes[first[i] : first[i + 1]] are those of cut i.
+        largest: (cuts) index of the box around each cut's largest contour (by ``cv2.contourArea``; ties: the first).
+        cut: (thresholds) the cut of each threshold.
+        size: (H, W) of the map.
+    """
+
+    boxes: np.ndarray
+    first: np.ndarray
+    largest: np.ndarray
+    cut: np.ndarray
+    size: tuple[int, int]
+
+    def largest_boxes(self) -> np.ndarray:
+        """The largest contour's box at each threshold, (thresholds, 4)."""
+        return self.boxes[self.largest[self.cut]]
+
+    def all_boxes(self, threshold: int) -> np.ndarray:
+        """The boxes around all contours, (k, 4), at ``THRESHOLDS[threshold]``."""
+        cut = self.cut[threshold]
+        return self.boxes[self.first[cut] : self.first[cut + 1]]
+
+    def largest_iou(self, truth: np.ndarray) -> np.ndarray:
+        """IoU of the largest contour's box with the ground-truth box it fits best, (thresholds,)."""
+        return iou(self.boxes[self.largest], _checked(truth, self.size)).max(1)[self.cut]
+
+    def best_iou(self, truth: np.ndarray) -> np.ndarray:
+        """Highest IoU of any contour's box with any ground-truth box, (thresholds,)."""
+        best = iou(self.boxes, _checked(truth, self.size)).max(1)
+        return np.maximum.reduceat(best, self.first[:-1])[self.cut]
+
+
+def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS, *, threads: int | None = None) -> Found:
+    """The boxes of a score map (H, W) in 0..1 at every threshold, each distinct cut searched once.
+
+    The map becomes uint8 by truncation of 255 m. At threshold t the object is what lies above, strictly,
+    ``int(t * highest grey level)``. Contours are OpenCV's with ``RETR_TREE``: those around holes count as well.
+
+    Args:
+        threads: how many threads share the cuts; None for one a core, up to 4. The result is the same.
+
+    Raises:
+        UserError: not two axes, or values that are no numbers in 0..1.
+    """
+    score = np.asarray(score)
+    if score.ndim != 2 or not score.size:
+        raise UserError(f"score map: shape {score.shape} given, (H, W) needed")
+    if not (score.min() >= 0 and score.max() <= 1):  # a NaN fails both
+        raise UserError(f"score map: values {score.min():.3g}..{score.max():.3g} given, 0..1 needed")
+    height, width = score.shape
+    q = (255 * score).astype(np.uint8)
+    grey = np.flatnonzero(np.bincount(q.ravel(), minlength=256))  # the levels that occur
+    left_out = np.searchsorted(grey, (thresholds * int(grey[-1])).astype(int), side="right")
+    cuts, cut = np.unique(left_out, return_inverse=True)  # what a threshold leaves out is all that tells cuts apart
+    levels = np.concatenate([[-1], grey])[cuts]
+    # Rows and columns beyond the object need no search: where they begin and end at each level.
+    y0, y1 = _extent(q.max(1), levels)
+    x0, x1 = _extent(q.max(0), levels)
+
+    by_cut: list[list[tuple]] = [[(0, 0, 0, 0, 0.0)]] * len(cuts)  # x, y, w, h and area of each contour of each cut
+
+    def work(share: range) -> None:
+        for i in share:
+            if levels[i] < grey[-1]:
+                y, x = int(y0[i]), int(x0[i])
+                part = cv2.threshold(q[y : y1[i], x : x1[i]], int(levels[i]), 255, cv2.THRESH_BINARY)[1]
+                contours = cv2.findContours(part, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))[0]
+                by_cut[i] = [(*cv2.boundingRect(c), cv2.contourArea(c)) for c in contours]
+
+    workers = threads or min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, (range(k, len(cuts), workers) for k in range(workers))))
+
+    first = np.concatenate([[0], np.cumsum([len(rows) for rows in by_cut])])
+    table = np.array([row for rows in by_cut for row in rows])
+    x, y, w, h = table[:, :4].T.astype(np.int64)
+    boxes = np.stack([x, y, np.minimum(x + w, width - 1), np.minimum(y + h, height - 1)], 1)
+    largest = np.array([a + int(table[a:b, 4].argmax()) for a, b in pairwise(first.tolist())])
+    return Found(boxes, first, largest, cut, (height, width))
+
+
+def _extent(highest: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First line above each level and the line after the last one, (levels,) each; ``highest`` value of each line."""
+    above = highest[None] > levels[:, None]
+    return above.argmax(1), above.shape[1] - above[:, ::-1].argmax(1)

@@ -1,0 +1,51 @@
+"""Scores of maps and boxes, and the intervals around them. Scores that stream over images are ``Counts``."""
+
+from dgl_lib.metrics.boxes import BoxAcc, Localization, LocalizationScore, MaxBoxAcc, MaxBoxAccV2
+from dgl_lib.metrics.counts import Counts, Curve
+from dgl_lib.metrics.intervals import Interval, bootstrap
+from dgl_lib.metrics.pixels import (
+    BACKGROUND,
+    IGNORE,
+    PART,
+    REGIONS,
+    REST,
+    IoUCurve,
+    LIDScore,
+    at_least,
+    background_iou,
+    histograms,
+    iou,
+    miou,
+    precision,
+    recall,
+)
+from dgl_lib.metrics.pxap import AveragePrecision, PxAP, masks_at
+
+__all__ = [
+    "BACKGROUND",
+    "IGNORE",
+    "PART",
+    "REGIONS",
+    "REST",
+    "AveragePrecision",
+    "BoxAcc",
+    "Counts",
+    "Curve",
+    "Interval",
+    "IoUCurve",
+    "LIDScore",
+    "Localization",
+    "LocalizationScore",
+    "MaxBoxAcc",
+    "MaxBoxAccV2",
+    "PxAP",
+    "at_least",
+    "background_iou",
+    "bootstrap",
+    "histograms",
+    "iou",
+    "masks_at",
+    "miou",
+    "precision",
+    "recall",
+]

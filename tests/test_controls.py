@@ -1,0 +1,232 @@
+"""The controls: rank correlation and two samples by hand, a map that ignores the class, the page from end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgl_lib import controls, paths, study
+from dgl_lib.datasets.records import Record
+from dgl_lib.errors import UserError
+from dgl_lib.evaluation import Maps, raw_maps, score
+from dgl_lib.models import SPGPlain, save_checkpoint, spg_plain
+
+PARAMETERS = {
+    "data": "creatures",
+    "layer": "Mixed_6e",
+    "image_size": 32,
+    "alpha": 10.0,
+    "rule": "released",
+    "device": "cpu",
+    "seed": 0,
+    "weights": "",
+}
+
+
+NAMES = ["cam", "grad_cam", "dgl", "features"]
+
+
+class Toy:
+    """Random pictures of three classes with a box as their object."""
+
+    name, classes = "toy", ("a", "b", "c")
+
+    def __init__(self, count: int, split: str = "test"):
+        self.split, self.digest = split, f"{split}-{count}"
+        self.names, self.labels = [f"{split}-{i}" for i in range(count)], np.arange(count, dtype=np.int64) % 3
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> np.ndarray:
+        return np.random.default_rng([len(self.split), index]).integers(256, size=(32, 32, 3)).astype(np.uint8)
+
+    def __getitem__(self, index: int) -> Record:
+        mask = np.zeros((32, 32), bool)
+        mask[4:20, 2 + index : 20] = True
+        label = int(self.labels[index])
+        return Record(self.names[index], self.image(index), label, np.zeros((0, 4), np.int32), mask)
+
+
+@pytest.fixture(scope="module")
+def model() -> SPGPlain:
+    torch.manual_seed(0)
+    return spg_plain(3, width=1 / 16).eval()
+
+
+# ------------------------------------------------------------------------------------------------- by hand
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1, 2, 3, 4], [1, 8, 27, 64], 1),
+        ([1, 2, 3, 4], [4, 3, 2, 1], -1),
+        ([1, 2, 3, 4], [1, 2, 4, 3], 1 - 6 * 2 / (4 * 15)),
+        ([1, 1, 2, 3], [1, 2, 3, 4], 4.5 / np.sqrt(4.5 * 5)),  # the tie's ranks are 1.5 and 1.5
+        ([0, 0, 0, 0], [1, 2, 3, 4], np.nan),
+    ],
+)
+def test_spearman_by_hand(a: list, b: list, expected: float) -> None:
+    one, other = (np.array(m, np.float32).reshape(1, 2, 2) for m in (a, b))
+    assert controls.spearman(one, other) == pytest.approx(np.array([expected]), nan_ok=True)
+    assert controls.spearman(other, one) == pytest.approx(np.array([expected]), nan_ok=True)
+
+
+@given(st.lists(st.integers(-50, 50), min_size=4, max_size=12, unique=True), st.floats(0.1, 9))
+def test_spearman_sees_ranks_only_and_each_image_by_itself(values: list[int], gain: float) -> None:
+    m = np.array(values, float).reshape(1, 1, -1)
+    both = controls.spearman(np.concatenate([m, m]), np.concatenate([gain * m**3 + 1, -m]))
+    np.testing.assert_allclose(both, [1, -1])
+
+
+def test_two_samples_of_constants() -> None:
+    found = controls.two_samples(np.full(5, 3.0), np.full(2, 1.0))
+    assert (found.mean, found.low, found.high, found.n) == (2.0, 2.0, 2.0, 7)
+    with pytest.raises(UserError, match="two samples of 0 and 2 values"):
+        controls.two_samples(np.array([]), np.ones(2))
+
+
+def test_two_samples_are_not_paired() -> None:
+    """The same values twice: a paired interval would be a point. Half of this one's width: 1.96 s sqrt(2 / n)."""
+    values = np.random.default_rng(0).normal(size=400)
+    found = controls.two_samples(values, values[::-1])
+    assert found.mean == pytest.approx(0, abs=1e-12)
+    half = 1.96 * np.sqrt(2 / 400) * values.std()
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_strongest_other() -> None:
+    logits = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 5.0, 2.0]])
+    assert controls.strongest_other(logits, np.array([0, 1, 1])).tolist() == [1, 0, 2]  # runner-up, mistake, runner-up
+    assert logits.max() == 5.0  # the caller's array is as it was
+
+
+def test_quarter() -> None:
+    p_c = np.array([0.9, 0.1, 0.8, 0.7, 0.2, 0.6, 0.5, 0.95, 0.3])
+    low, highest = controls.quarter(p_c)
+    assert np.flatnonzero(low).tolist() == [1, 4] and highest == 0.2  # 9 // 4
+    assert controls.quarter(np.array([0.5, 0.4]))[0].tolist() == [False, True]  # at least one
+    with pytest.raises(UserError, match="1 image given, at least two"):
+        controls.quarter(np.ones(1))
+
+
+def test_on_layer() -> None:
+    rows = pd.DataFrame({"method": ["cam", "dgl", "dgl", "whole_image"], "layer": ["add1", "Mixed_6e", "add1", ""]})
+    assert controls.on_layer(rows, "Mixed_6e") == [("cam", "add1"), ("dgl", "Mixed_6e")]
+
+
+# --------------------------------------------------------------------------------------------- classes and maps
+
+
+WHAT: dict = {"layers": ["Mixed_6e"], "methods": ["features", "pixel_selection", "dgl"], "size": 32, "device": "cpu"}
+
+
+def test_maps_of_other_classes(model: SPGPlain, tmp_path: Path) -> None:
+    data, others = Toy(3), [2, 0, 1]
+    right = raw_maps(model, data, folder=tmp_path, **WHAT)
+    wrong = raw_maps(model, data, classes=others, folder=tmp_path, **WHAT)  # not the other's stored parts
+    assert wrong.classes.tolist() == others and right.classes.tolist() == [0, 1, 2]
+    assert len(list(tmp_path.glob("maps-*"))) == 2
+    data.labels = np.array(others)
+    relabelled = raw_maps(model, data, **WHAT)
+    for key, m in wrong.maps.items():
+        assert np.array_equal(m, relabelled.maps[key])
+    with pytest.raises(UserError, match="classes: 2 given for 3 images"):
+        raw_maps(model, data, classes=[0, 1], **WHAT)
+
+
+def test_a_map_that_ignores_the_class_stays_the_same(model: SPGPlain) -> None:
+    data, val = Toy(6), Toy(6, "val")
+    right, of_val = raw_maps(model, data, **WHAT), raw_maps(model, val, **WHAT)
+    wrong = raw_maps(model, data, classes=(data.labels + 1) % 3, **WHAT)
+    scores = score(val, {1.0: of_val})
+    as_right, as_wrong = (controls.Measured(scores, score(data, {1.0: m}), m) for m in (right, wrong))
+    table = pd.DataFrame(controls.compare("wrong class", as_wrong, as_right)).set_index("method")
+    features = table.loc["features"]
+    assert features[["spearman", "spearman_low", "spearman_high"]].tolist() == pytest.approx([1, 1, 1])
+    assert features[["change", "change_low", "change_high"]].tolist() == [0, 0, 0]
+    assert table.loc["pixel_selection", "spearman_high"] < 0.9
+    assert controls.all_but_the_same(table.reset_index()) == ["features"]
+    again = pd.DataFrame(controls.compare("right class", as_right, as_right)).set_index("method")
+    assert (again.loc[WHAT["methods"], "change"] == 0).all() and set(again.index) > {"whole_image", "centred_gaussian"}
+
+
+def test_flat_maps_leave_no_likeness(model: SPGPlain) -> None:
+    data = Toy(4)
+    flat = Maps({("grad_cam", "Mixed_6e"): np.zeros((4, 4, 4), np.float32)}, np.zeros((4, 3)), data.labels)
+    scores = score(data, {1.0: flat})
+    it = controls.Measured(scores, scores, flat)
+    [row, *_] = controls.compare("untrained", it, it)
+    assert np.isnan(row["spearman"]) and row["spearman_n"] == 0 and row["n"] == 4
+
+
+# ----------------------------------------------------------------------------------------------------- the page
+
+
+def project(monkeypatch: pytest.MonkeyPatch, folder: Path, model: SPGPlain) -> None:
+    """A study of toy pictures: its parts, network, maps and control network, without a profile."""
+    layers = ["Mixed_6e", "add1"]
+    parts = {"val": Toy(6, "val"), "test": Toy(8)}
+    torch.manual_seed(1)
+    save_checkpoint(spg_plain(3, width=1 / 16), folder / "other.safetensors")
+
+    def every_map(parameters: dict, split: str, progress: bool = False) -> Maps:
+        return raw_maps(model, parts[split], layers=layers, methods=NAMES, size=32, device="cpu")
+
+    monkeypatch.setattr(study, "part", lambda parameters, split: parts[split])
+    monkeypatch.setattr(study, "classifier", lambda parameters: model)
+    monkeypatch.setattr(study, "every_map", every_map)
+    monkeypatch.setattr(study, "train_classifier", lambda parameters, progress=False: folder / "other.safetensors")
+    monkeypatch.setattr(paths, "runs_folder", lambda: folder / "runs")
+
+
+def test_the_page(model: SPGPlain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project(monkeypatch, tmp_path, model)
+    (page := tmp_path / "page").mkdir()
+    controls.make(PARAMETERS, page)
+    table = pd.read_csv(page / "controls.csv", keep_default_na=False, na_values=[""])
+    names = {"right class", "wrong class", "untrained", "shuffled labels", "low confidence", "the rest"}
+    assert set(table["control"]) == names
+    here = table[(table["layer"] == "Mixed_6e") | (table["method"] == "cam")]
+    for name in names:  # every method under every control
+        assert set(here.loc[here["control"] == name, "method"]) == {*NAMES}
+    assert set(table.loc[table["control"] == "low confidence", "n"]) == {2}
+    assert set(table.loc[table["control"] == "untrained", "n"]) == {8}
+    untrained = here[here["control"] == "untrained"].set_index("method")
+    assert untrained.loc["dgl", "spearman_high"] < 0.9  # other weights, another map
+    text = (page / "README.md").read_text()
+    assert "Whatever the class, all but the same map: " in text
+    assert "plain features" in next(line for line in text.splitlines() if line.startswith("- **Wrong class**"))
+    assert {file.name for file in page.iterdir()} == {
+        *("README.md", "controls.csv", "controls.png", "maps.png", "networks.csv")
+    }
+
+
+def test_shuffled_labels_only_where_trained(model: SPGPlain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project(monkeypatch, tmp_path, model)
+    monkeypatch.setattr(study, "is_trained", lambda parameters: parameters["labels"] != "shuffled")
+    assert list(controls.networks(PARAMETERS | {"data": "pets"}, model)) == ["untrained"]
+    monkeypatch.setattr(study, "is_trained", lambda parameters: parameters["labels"] == "shuffled")
+    assert list(controls.networks(PARAMETERS | {"data": "pets"}, model)) == ["untrained", "shuffled labels"]
+
+
+def test_the_fresh_head_keeps_the_trunk(model: SPGPlain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project(monkeypatch, tmp_path, model)
+    from safetensors.torch import save_file
+
+    state = model.state_dict()
+    save_file({name: state[name].contiguous() for name in model.trunk_names()}, tmp_path / "trunk.safetensors")
+    monkeypatch.setattr(paths, "weights_source", lambda weights: tmp_path / weights if weights else None)
+    found = controls.networks(PARAMETERS | {"weights": "trunk.safetensors"}, model)
+    assert list(found) == ["untrained", "fresh head", "shuffled labels"]
+    name = "Mixed_6e.branch1x1.conv.weight"
+    assert torch.equal(found["fresh head"].state_dict()[name], state[name])
+    assert not torch.equal(found["fresh head"].state_dict()["fc.weight"], state["fc.weight"])
+    assert not torch.equal(found["untrained"].state_dict()[name], state[name])

@@ -1,0 +1,137 @@
+"""Any folder of photographs: layout, split by name, tables, and what is refused."""
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+import pytest
+import sets
+
+from dgl_lib.datasets import load
+from dgl_lib.datasets.folder import Folder
+from dgl_lib.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return sets.folder(tmp_path)
+
+
+def refused(call, *expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for text in expected:
+        assert text in message
+
+
+def everything(root):
+    splits = [Folder(split, root) for split in SPLITS]
+    return {data.names[i]: data[i] for data in splits for i in range(len(data))}
+
+
+def test_records(root):
+    records = everything(root)
+    assert sorted(records) == [f"{c}/{i}.jpg" for c in ("cup", "spoon") for i in range(5)]
+    cup, spoon = records["cup/0.jpg"], records["spoon/3.jpg"]
+    expected = np.zeros((24, 32), bool)
+    expected[2:13, 4:21] = True
+    assert np.array_equal(cup.mask, expected) and cup.boxes.tolist() == [[4, 2, 20, 12]] and spoon.label == 1
+    assert cup.ignore.sum() == 48 and cup.part.sum() == 3 * 4  # columns 18 to 20, rows 2 to 5
+    assert spoon.part is spoon.ignore is None
+
+
+def test_split_goes_by_the_names_alone(root):
+    order = sorted((f"cup/{i}.jpg" for i in range(5)), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    expected = {"test": order[:1], "val": order[1:2], "train": sorted(order[2:])}
+    for split in SPLITS:
+        data = Folder(split, root)
+        assert data.classes == ("cup", "spoon") and [n for n in data.names if n.startswith("cup")] == expected[split]
+    # Stated once as plain names, so that a change of the rule is seen.
+    assert [Folder(split, root).names for split in ("val", "test")] == [
+        ["cup/2.jpg", "spoon/0.jpg"],
+        ["cup/1.jpg", "spoon/2.jpg"],
+    ]
+
+
+def test_ten_photographs_are_enough(tmp_path):
+    for c in ("cup", "spoon"):
+        for i in range(5):
+            sets.picture(tmp_path / "images" / c / f"IMG_{i}.JPG", format="JPEG")
+    assert {split: len(load("folder", split, root=tmp_path)) for split in SPLITS} == {"train": 6, "val": 2, "test": 2}
+    assert load("folder", "test", root=tmp_path)[0].mask is None
+
+
+def test_splits_from_a_table(root):
+    rows = [f"{c}/{i}.jpg,{('train', 'train', 'val', 'test', 'test')[i]}" for c in ("spoon", "cup") for i in range(5)]
+    table = root / "splits.csv"
+    table.write_text("image,split\n" + "\n".join(rows))
+    assert Folder("test", root).names == ["cup/3.jpg", "cup/4.jpg", "spoon/3.jpg", "spoon/4.jpg"]
+    assert Counter(name for split in SPLITS for name in Folder(split, root).names).most_common(1)[0][1] == 1
+    for text, expected in (
+        ("\n".join(["image,split", *rows[1:]]), ["'spoon/0.jpg' is in images/ and not in the table"]),
+        ("\n".join(["image,split", *rows, "spoon/9.jpg,val"]), ["'spoon/9.jpg' is not in images/"]),
+        ("\n".join(["image,split", *rows, rows[0]]), ["'spoon/0.jpg' is listed twice"]),
+        ("\n".join(["image,split", *rows, "cup/0.jpg,dev"]), ["'dev'", "train, val, test"]),
+        ("\n".join(["image,split", *rows, "cup/0.jpg"]), ["line 12", "2 values expected"]),
+        ("\n".join(["name,split", *rows]), ["columns name, split; image, split expected"]),
+    ):
+        table.write_text(text)
+        refused(lambda: Folder("test", root), "splits.csv", *expected)
+
+
+def test_boxes_from_a_table(root):
+    (root / "boxes.csv").write_text("image,x0,y0,x1,y1\ncup/0.jpg,1,2,3,4\ncup/0.jpg,5.0,6,7,8\n")
+    records = everything(root)
+    assert records["cup/0.jpg"].boxes.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert records["cup/1.jpg"].boxes.tolist() == [[4, 2, 20, 12]]  # around its mask
+    for row, expected in (
+        ("cup/0.jpg,1,2,3", ["line 2", "5 values"]),
+        ("cup/9.jpg,1,2,3,4", ["'cup/9.jpg' is not in images/"]),
+        ("cup/0.jpg,3,2,1,4", ["cup/0.jpg: box 3, 2, 1, 4"]),
+        ("cup/0.jpg,a,2,1,4", ["four numbers"]),
+    ):
+        (root / "boxes.csv").write_text(f"image,x0,y0,x1,y1\n{row}\n")
+        refused(lambda: Folder("test", root), "boxes.csv", *expected)
+    (root / "boxes.csv").write_text("image,x0,y0,x1,y1\ncup/1.jpg,0,0,32,3\n")
+    refused(Folder("test", root).check, "cup/1.jpg", "within 32x24")
+
+
+def test_photographs_are_turned_and_masks_fit_what_is_seen(root):
+    data = Folder("test", root)
+    exif = sets.Image.Exif()
+    exif[0x0112] = 6
+    sets.picture(data.path(0), exif=exif)
+    for call in (data.check, lambda: data[0]):
+        refused(call, "32x24 pixels, its photograph has 24x32")
+    sets.mask(root / "masks" / data.names[0].replace("jpg", "png"), (1, 1, 2, 2), size=(32, 24))
+    data.check()
+    assert data[0].image.shape == (32, 24, 3)
+
+
+def test_what_is_missing(root):
+    data = Folder("test", root)
+    (root / "masks" / data.names[0].replace("jpg", "png")).unlink()
+    refused(lambda: Folder("test", root), "masks/cup", "1 of 2 folder test masks")
+    sets.picture(root / "images/cup/0.png")
+    refused(lambda: Folder("val", root), "images/cup", "two files are named '0'")
+    (root / "images/fork").mkdir()
+    refused(lambda: Folder("val", root), "images/fork", ".jpeg")
+    (root / "images/fork/readme.txt").write_text("none")
+    refused(lambda: Folder("val", root), "images/fork: no image")
+    refused(lambda: Folder("val", root / "masks"), "images/CLASS/FILE.jpg expected")
+    refused(lambda: Folder("dev", root), "'dev'", "train, val, test")
+
+
+def test_two_images_of_a_class_are_too_few(tmp_path):
+    refused(lambda: Folder("train", sets.folder(tmp_path, count=2)), "images/cup: 2 images", "three or more")
+
+
+def test_digest(root):
+    first = Folder("train", root).digest
+    assert Folder("train", root).digest == first != Folder("val", root).digest
+    (root / "boxes.csv").write_text(f"image,x0,y0,x1,y1\n{Folder('train', root).names[0]},1,2,3,4\n")
+    assert Folder("train", root).digest != first

@@ -1,0 +1,128 @@
+"""The reader of VOC 2012's layout, on a small set drawn by ``sets.voc``."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import sets
+
+from dgl_lib.datasets import load
+from dgl_lib.datasets.voc import CLASSES, Voc
+from dgl_lib.errors import UserError
+
+BASE = "VOCdevkit/VOC2012"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return sets.voc(tmp_path)
+
+
+def refused(call, *expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for text in expected:
+        assert text in message
+
+
+def test_one_record_an_image_and_class(root):
+    data = Voc("val", root)  # positions 0 and 5 of the ten sorted names
+    assert data.classes == CLASSES == sets.VOC and len(CLASSES) == 20
+    assert data.names[:3] == ["2007_000032_cat", "2007_000032_person", "2007_000037_aeroplane"]
+    assert len(data) == 2 + 20 and data.labels[:3].tolist() == [7, 14, 0]
+    assert np.array_equal(data.image(0), data.image(1))
+
+
+def test_record_shows_its_class_only(root):
+    cat, person = Voc("val", root)[0], Voc("val", root)[1]
+    expected = np.zeros((24, 32), bool)
+    expected[2:10, 4:12] = True  # the box 5, 3, 12, 10 counted from 1
+    assert np.array_equal(cat.mask, expected) and cat.boxes.tolist() == [[4, 2, 11, 9]]
+    assert person.boxes.tolist() == [[14, 3, 19, 19]] and not (cat.mask & person.mask).any()
+    border = np.zeros((24, 32), bool)
+    border[:, 0] = True
+    assert np.array_equal(cat.ignore, border) and np.array_equal(person.ignore, border)
+    assert cat.part is None
+
+
+def test_roles(root):
+    train, val, test = (Voc(split, root) for split in ("train", "val", "test"))
+    images = [sorted({name[:11] for name in data.names}) for data in (train, val, test)]
+    assert images[1] == ["2007_000032", "2007_000037"] and images[2] == ["2007_000050", "2007_000051"]
+    assert images[0] == [f"2007_{i:06d}" for i in range(33, 42) if i != 37]
+    assert len(load("voc", "train", root=root, per_class=2)) == 40
+    test.check()
+
+
+def test_two_of_a_class_share_a_record(root):
+    path = root / BASE / "Annotations/2007_000051.xml"
+    more = (
+        "<object><name>cat</name><bndbox><xmin>0</xmin><ymin>1.0</ymin><xmax>3</xmax><ymax>4</ymax></bndbox></object>"
+    )
+    path.write_text(path.read_text().replace("</annotation>", more + "</annotation>"))
+    record = Voc("test", root)[-1]
+    assert record.boxes.tolist() == [[4, 2, 11, 9], [0, 0, 2, 3]]
+
+
+def test_object_without_a_pixel(root):
+    path = root / BASE / "Annotations/2007_000051.xml"
+    path.write_text(path.read_text().replace("cat", "dog"))
+    record = Voc("test", root)[-1]
+    assert record.label == CLASSES.index("dog") and not record.mask.any() and len(record.boxes) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("ImageSets/Segmentation/val.txt", "2007_000050\n2007_000050\n", ["val.txt", "twice"]),
+        ("ImageSets/Segmentation/val.txt", "2007_000050 1\n", ["val.txt, line 1", "1 values (name)"]),
+        ("ImageSets/Segmentation/val.txt", "2007_999999\n", ["2007_999999.xml", "1 of 1 voc test annotations"]),
+        ("Annotations/2007_000051.xml", "<annotation>", ["2007_000051.xml", "not an annotation file"]),
+        ("Annotations/2007_000051.xml", "<annotation/>", ["no object in it"]),
+        (
+            "Annotations/2007_000051.xml",
+            "<annotation><object><name>cow boy</name></object></annotation>",
+            ["'cow boy'"],
+        ),
+        ("Annotations/2007_000051.xml", "<annotation><object><name>cat</name></object></annotation>", ["four numbers"]),
+    ],
+)
+def test_broken_lists(root, file, text, expected):
+    (root / BASE / file).write_text(text)
+    refused(lambda: Voc("test", root), *expected)
+
+
+def test_broken_masks(root):
+    data = Voc("test", root)
+    [path] = data.annotations(0)
+    sets.mask(path, (1, 1, 2, 2), 21)
+    refused(lambda: data[0], "2007_000050.png", "value 21", "0 to 20 and 255")
+    sets.mask(path, (1, 1, 2, 2), 8, (32, 24))
+    refused(lambda: data[0], "24x32 pixels", "32x24")
+    refused(data.check, "24x32 pixels", "32x24")
+    path.unlink()
+    refused(lambda: Voc("test", root), "2007_000050.png", "1 of 2 voc test masks")
+
+
+def test_box_outside_of_the_image(root):
+    path = root / BASE / "Annotations/2007_000051.xml"
+    path.write_text(path.read_text().replace("<xmax>12<", "<xmax>33<"))
+    refused(Voc("test", root).check, "2007_000051.jpg", "box 4, 2, 32, 9", "within 32x24")
+
+
+def test_download_goes_through_torchvision(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(folder, **options):
+        asked.append(options)
+        raise RuntimeError("no\nnetwork")
+
+    stand_in = SimpleNamespace(VOCSegmentation=fetch)
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", stand_in)
+    monkeypatch.delenv("DGL_DATA", raising=False)
+    monkeypatch.setattr("dgl_lib.datasets.listed.DOWNLOADS", tmp_path)
+    refused(lambda: Voc("test"), "voc: download", "no network", "DGL_DATA")
+    assert asked == [{"year": "2012", "image_set": "train", "download": True}]
