@@ -114,7 +114,8 @@ def raw_maps(
                 np.savez_compressed(stream, **pieces[-1])  # type: ignore[arg-type]
             unfinished.replace(file)
     model.cpu()
-    whole = {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
+    # Key by key, freeing the pieces on the way: together they are as large as what is made of them.
+    whole = {key: np.concatenate([piece.pop(key) for piece in pieces]) for key in list(pieces[0])}
     maps = {(key.split("|")[0], key.split("|")[1]): value for key, value in whole.items() if "|" in key}
     return Maps(maps, whole["logits"], whole["classes"])
 

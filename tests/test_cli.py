@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
 import pytest
 
-from dgl_lib import cli, study
+from dgl_lib import assess, cli, datasets, export, networks, paths, study
+from dgl_lib.datasets.creatures import Creatures
 from dgl_lib.errors import UserError
+from dgl_lib.evaluation import Maps
+from tests import sets
 
 
 def outcome(
@@ -75,3 +83,197 @@ def test_what_reaches_the_library(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         "until": "train",
         "progress": False,
     }
+
+
+class NoMasks(Creatures):
+    """Creatures as a data set with boxes only."""
+
+    def __getitem__(self, index: int):
+        record = super().__getitem__(index)
+        return type(record)(record.name, record.image, record.label, record.boxes)
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device", "classifier.safetensors")
+
+    monkeypatch.setattr(study, "run", full)
+    said = "error: [Errno 28] No space left on device: 'classifier.safetensors'\n"
+    assert outcome(monkeypatch, capsys, "study", "quick") == (2, "", said)
+
+
+@pytest.mark.parametrize("until", ["train", "evaluate", "notebooks"])
+def test_study_ends_where_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], until: str) -> None:
+    asked = {}
+    monkeypatch.setattr(study, "run", lambda profile, settings, **options: asked.update(options))
+    assert outcome(monkeypatch, capsys, "study", "quick", "--until", until)[0] == 0
+    assert asked == {"until": until, "progress": True}
+
+
+@pytest.mark.parametrize("command", ["localize", "layers", "evaluate", "results", "study", "train"])
+def test_every_command_shows_examples(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    status, out, _ = outcome(monkeypatch, capsys, command, "--help")
+    assert status == 0 and "Examples:" in out and f" {command}" in out.split("Examples:")[1]
+
+
+# Layers
+
+
+def test_layers_of_the_committed_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = outcome(monkeypatch, capsys, "layers", "--size", "64", "--json", "--device", "cpu")
+    document = json.loads(out)
+    assert status == 0 and document["network"] == "creatures" and document["size"] == 64
+    rows = {row["name"]: row for row in document["layers"]}
+    assert list(rows) == [layer.name for layer in networks.open_network().model.layers]
+    assert rows["Mixed_6e"] == {**rows["Mixed_6d"], "name": "Mixed_6e"}
+    assert [*rows["Mixed_6e"].values()] == ["Mixed_6e", 192, 8, 8, 8.0, False]
+    assert [name for name, row in rows.items() if row["cam"]] == ["add1"]
+    assert "Mixed_6e" in outcome(monkeypatch, capsys, "layers", "--size", "64")[1]
+
+
+# Data
+
+
+def test_data_check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    root = sets.folder(tmp_path / "mine")
+    status, out, err = outcome(monkeypatch, capsys, "data", "check", "folder", "--root", str(root))
+    assert (status, out.count("complete: "), err) == (0, 3, "")
+    for i in range(5):
+        (root / f"masks/cup/{i}.png").unlink()
+    status, out, _ = outcome(monkeypatch, capsys, "data", "check", "folder", "--root", str(root), "--json", "--decode")
+    assert status == 1 and len(json.loads(out)["problems"]) >= 1 and "masks" in str(json.loads(out)["problems"])
+
+
+# Results
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    folder = tmp_path / "results" / "mine"
+    (folder / "comparison").mkdir(parents=True)
+    (folder / "claims.csv").write_text("claim,measured\nC5 & more_,1.23456789\nC3,\n")
+    (folder / "03_scores.csv").write_text("method,scales,iou\ndgl,1,50.123456\n")
+    (folder / "comparison" / "effects.csv").write_text("n\n400\n")
+    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
+    return folder
+
+
+def test_results_in_every_format(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], results: Path
+) -> None:
+    def shown(*arguments: str) -> str:
+        status, out, err = outcome(monkeypatch, capsys, "results", *arguments)
+        assert status == 0 and not err
+        return out
+
+    rows = "| claim | measured |\n| --- | --- |\n| C5 & more_ | 1.23 |\n| C3 |  |\n"
+    assert shown() == f"**mine**\n\n{rows}"
+    assert r"C5 \& more\_ & 1.23 \\" in shown("mine", "--format", "latex")
+    assert shown("--format", "csv") == "profile,claim,measured\nmine,C5 & more_,1.23456789\nmine,C3,\n"
+    both = [
+        {"profile": "mine", "claim": "C5 & more_", "measured": 1.23456789},
+        {"profile": "mine", "claim": "C3", "measured": None},
+    ]
+    assert json.loads(shown("--json")) == both == json.loads(shown("--format", "json"))
+    assert "| dgl | 1 | 50.12 |" in shown("mine", "--table", "scores")
+    assert "| 400 |" in shown("mine", "--table", "comparison/effects")
+
+
+def test_results_that_are_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], results: Path
+) -> None:
+    status, _, err = outcome(monkeypatch, capsys, "results", "mine", "--table", "nope")
+    assert status == 2 and err.count("\n") == 1 and "03_scores" in err and "comparison/effects" in err
+    status, _, err = outcome(monkeypatch, capsys, "results", "other")
+    assert status == 2 and "there are: mine" in err
+    (results / "04_scores.csv").write_text("n\n1\n")
+    assert outcome(monkeypatch, capsys, "results", "mine", "--table", "scores")[0] == 2
+    with pytest.raises(UserError, match="markdown, latex"):
+        export.render({}, "pdf")
+
+
+# Evaluate
+
+
+def test_evaluate_writes_the_notebooks_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    common = ("evaluate", "creatures", "--limit", "1", "--size", "32", "--out", str(out), "--device", "cpu")
+    status, text, _ = outcome(
+        monkeypatch, capsys, *common, "--methods", "cam,dgl", "--layers", "Mixed_6e,add1", "--json"
+    )
+    assert status == 0
+    table = pd.read_csv(out / "scores.csv", keep_default_na=False)
+    rows = list(zip(table["method"], table["layer"], strict=True))
+    assert rows == [
+        ("cam", "add1"),
+        ("dgl", "Mixed_6e"),
+        ("dgl", "add1"),
+        ("whole_image", ""),
+        ("centred_gaussian", ""),
+    ]
+    assert json.loads(text)["scores"][1]["iou"] == pytest.approx(table["iou"][1])
+    # On the last layer DGL is CAM, whatever the network.
+    assert table["iou"][0] == pytest.approx(table["iou"][2], abs=0.5)
+    facts = json.loads((out / "manifest.json").read_text())
+    assert facts["images"] == {"val": 8, "test": 8} and facts["layers"] == ["Mixed_6e", "add1"]
+    assert facts["model_sha256"] and str(tmp_path) not in (out / "manifest.json").read_text()
+    status, text, _ = outcome(monkeypatch, capsys, *common, "--split", "val", "--methods", "dgl")
+    assert status == 0 and "**scores**" in text and "| dgl | Mixed_6e |" in text
+    table = pd.read_csv(out / "scores.csv")
+    assert table["iou"].to_numpy() == pytest.approx(table["val_iou"].to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bogus"], "unknown data set"),
+        (["creatures", "--methods", "magic"], "'magic' is unknown"),
+        (["creatures", "--layers", "Mixed_9z"], "'Mixed_9z' is not in"),
+        (["creatures", "--size", "8"], "at least 32"),
+        (["creatures", "--model", "mobilenet_v3_small", "--weights", "none", "--layers", "features.3"], "1000 classes"),
+    ],
+)
+def test_evaluate_refuses_before_work(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setattr(assess, "raw_maps", None)
+    status, _, err = outcome(monkeypatch, capsys, "evaluate", *arguments, "--out", str(tmp_path / "out"))
+    assert status == 2 and said in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_boxes_where_there_are_no_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(datasets.DATASETS, "creatures", lambda split, root: NoMasks(split, 16))
+    network = networks.open_network()
+    what = assess.What("creatures", layers=("add1",), methods=("dgl",), size=32, limit=1, device="cpu")
+    tables = assess.evaluate(network, what, tmp_path)
+    assert set(tables) == {"accuracy", "boxes"} and (tmp_path / "boxes.csv").is_file()
+    assert list(tables["boxes"]["method"]) == ["dgl", "whole_image", "centred_gaussian"]
+
+
+def test_box_report_of_maps_that_are_the_boxes() -> None:
+    """Maps drawn from the truth localize everything at every IoU; an image's wrong class takes it from Top-1 only."""
+    part = NoMasks("val", 16)
+    maps = np.zeros((16, 56, 56), np.float32)
+    for i in range(16):
+        x0, y0, x1, y1 = part[i].boxes[0] * 56 // 128
+        maps[i, y0 : y1 + 1, x0 : x1 + 1] = 1
+    logits = np.eye(8, dtype=np.float32)[part.labels]
+    logits[0] = np.roll(logits[0], 1)
+    perfect = Maps({("dgl", "add1"): maps}, logits, part.labels)
+    table = assess.box_report(part, perfect, part, perfect).set_index("method")
+    dgl = table.loc["dgl"]
+    assert dgl["gt_known"] == dgl["low"] == dgl["high"] == dgl["val_gt_known"] == 100
+    assert dgl["max_box_acc_v2"] == dgl["test_max_box_acc_v2"] == 100
+    assert dgl["top1"] == 100 * 15 / 16 and dgl["top5"] == 100
+    assert table.loc["whole_image", "gt_known"] < 100

@@ -106,6 +106,29 @@ def test_right_and_wrong_follow_their_rule():
     assert figure.get_suptitle().startswith("6 of 8 right")
 
 
+def test_few_of_many_classes_are_shown():
+    data = Creatures("val", 24)
+    chosen = plots.first_of_each(data, 2, classes=3)
+    assert chosen.names == [data.names[i] for i in (0, 1, 2, 8, 9, 10)]
+    assert plots.first_of_each(data, 2).names == data.names[:16]  # all eight classes
+
+
+def test_a_figure_of_many_classes_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plots.first_of_each, "__defaults__", (3,))
+    figure = plots.first_images(Creatures("val", 24), True)
+    assert len(figure.axes) == 6 and figure.get_suptitle().startswith("8 classes")
+
+
+def test_a_large_confusion_matrix_shows_where_the_mistakes_are():
+    counts = plots.confusion_counts(np.array([0, 1, 1, 2, 3, 4]), np.array([0, 3, 3, 2, 3, 1]), list("abcde"))
+    assert list(plots.confused_most(counts, 2).columns) == ["b", "d"]  # three mistakes, and two
+    assert plots.confused_most(counts, 2).to_numpy().tolist() == [[0, 2], [0, 1]]
+    assert plots.confused_most(counts).equals(counts)
+    labels = np.arange(300)
+    figure = plots.confusion(plots.confusion_counts(labels, np.roll(labels, 1), [f"class {c}" for c in labels]))
+    assert len(figure.axes[0].get_xticks()) == plots.CONFUSED
+
+
 def test_photographs_stay_hidden_unless_asked_for():
     data = Creatures("val", 8)
     for pixels in (True, False):
@@ -118,3 +141,5 @@ def test_first_cams_count_the_peaks():
     maps[0, 0, 0] = maps[1, 1, 3] = 1
     figure = plots.first_cams([record(), record()], maps, ("one",), True)
     assert figure.get_suptitle() == "CAM peaks on the object in 1 of 2 images, on its telling part in 1"
+    figure = plots.first_cams([record(part=False)] * 2, maps, ("one",), True)
+    assert figure.get_suptitle() == "CAM peaks on the object in 1 of 2 images"

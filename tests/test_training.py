@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dgl_lib import training
+from dgl_lib import evaluation, training
 from dgl_lib.datasets.creatures import Creatures
 from dgl_lib.datasets.records import Shuffled
 from dgl_lib.errors import UserError
-from dgl_lib.models import NETWORKS, SPGPlain, digest, load_checkpoint, spg_plain, squash
-from dgl_lib.training import Crops, batches, fit, parameter_groups, pick_device, predict, read_history, validate
+from dgl_lib.files import write_text
+from dgl_lib.models import NETWORKS, SPGPlain, digest, load_checkpoint, save_checkpoint, spg_plain, squash
+from dgl_lib.training import (
+    Crops,
+    batches,
+    fit,
+    parameter_groups,
+    pick_device,
+    predict,
+    read_history,
+    validate,
+    write_history,
+)
 
 
 class LabelsOnly:
@@ -159,6 +175,44 @@ def test_killed_twice(whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     same(resume(tmp_path), whole, tmp_path)
 
 
+# Trains in processes of its own and kills each with SIGKILL: while its first, second or third save is being written, or
+# up to a fifth of a second after that save began. Forked before anything is computed, for one import of torch.
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from test_training import network, train
+
+folder, random, killed = Path(sys.argv[1]), random.Random(0), 0
+folder.mkdir()
+for attempt in range(6):
+    if (pid := os.fork()) == 0:
+        train(folder, network(), save_every=1)
+        os._exit(0)
+    try:
+        for _ in range(random.randint(1, 3)):
+            while (folder / "unfinished.part").exists():
+                pass
+            while not (folder / "unfinished.part").exists() and os.waitpid(pid, os.WNOHANG) == (0, 0):
+                pass
+        time.sleep(random.random() / 5 * (attempt % 2))
+        os.kill(pid, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    except (ProcessLookupError, ChildProcessError):  # it had finished
+        break
+print(killed)
+"""
+
+
+def test_killed_by_the_system_at_any_moment(whole, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLER, str(tmp_path / "run")]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(told.stdout) >= 2
+    finished = (tmp_path / "run" / "classifier.safetensors").exists()
+    model, history = train(tmp_path / "run", network(seed=99) if finished else None)
+    same((model, history), whole, tmp_path / "run")
+
+
 def test_a_finished_folder_gives_its_result_at_once(whole, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, history, folder = whole
     monkeypatch.setattr(training, "preprocess", lambda *_: pytest.fail("it trained again"))
@@ -172,6 +226,95 @@ def test_a_finished_folder_gives_its_result_at_once(whole, monkeypatch: pytest.M
 def test_training_changes_weights_and_the_seed_changes_training(whole, tmp_path: Path) -> None:
     model, _ = train(tmp_path, seed=8)
     assert digest(model) != whole[0] != digest(network())
+
+
+# ------------------------------------------------------------------------------------------------ a full disk
+
+
+@contextmanager
+def full_disk(after: int) -> Iterator[None]:
+    """The system lets no file of this process grow beyond ``after`` bytes: as a disk that is full there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (after, hard))  # Python ignores the signal: writing fails instead
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+HISTORY = [dict.fromkeys(training.COLUMNS, 1)] * 100
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: write_text(path, 9999 * "a"),
+    "checkpoint": lambda path: save_checkpoint(network(), path),
+    "history.csv": lambda path: write_history(path.parent, HISTORY),
+}
+
+
+@pytest.mark.parametrize("after", [0, 1000])
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_leaves_the_file_that_was_there(name: str, after: int, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("as it was")
+    with full_disk(after), pytest.raises(OSError):
+        WRITERS[name](tmp_path / name)
+    assert (tmp_path / name).read_text() == "as it was"
+    WRITERS[name](tmp_path / name)  # with room again, what was left half written is in nobody's way
+    assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("at", "after"), [(0, 0), (2, 0), (2, 50_000), (3, 1000)])
+def test_a_disk_that_fills_while_saving_keeps_the_save_before(
+    at: int, after: int, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_save, calls, before = torch.save, iter(range(100)), []
+
+    def filling(state: object, path: Path) -> None:
+        full = next(calls) == at
+        before.extend(file.read_bytes() for file in tmp_path.glob("unfinished.pt") if full)
+        with full_disk(after if full else 10**9):
+            true_save(state, path)
+
+    with monkeypatch.context() as patch, pytest.raises((OSError, RuntimeError)):  # RuntimeError: torch's own writer
+        patch.setattr(torch, "save", filling)
+        train(tmp_path, save_every=1)
+    assert [file.read_bytes() for file in tmp_path.glob("unfinished.pt")] == before and len(before) == (at > 0)
+    same(resume(tmp_path), whole, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["write_history", "save_checkpoint"])
+def test_a_disk_that_is_full_at_the_end_keeps_the_last_save(
+    what: str, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = getattr(training, what)
+
+    def filling(*args: object, **kwargs: object) -> None:
+        with full_disk(100):
+            true(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(training, what, filling)
+        train(tmp_path)
+    assert (tmp_path / "unfinished.pt").exists()
+    same(resume(tmp_path), whole, tmp_path)
+
+
+def test_a_full_disk_keeps_the_maps_that_were_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"layers": ["add1"], "methods": ["cam"], "size": 32, "device": "cpu", "folder": tmp_path}
+    monkeypatch.setattr(evaluation, "PART", 2)
+    true, calls, model = np.savez_compressed, iter(range(100)), network().eval()
+
+    def filling(*args: object, **kwargs: object) -> None:
+        with full_disk(10**9 if next(calls) == 0 else 100):
+            true(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(np, "savez_compressed", filling)
+        evaluation.raw_maps(model, VAL, **settings)  # type: ignore[arg-type]
+    [part] = tmp_path.glob("maps-*/*.npz")
+    kept, localized = part.read_bytes(), []
+    true_localize = evaluation._localize
+    monkeypatch.setattr(evaluation, "_localize", lambda *a: localized.append(list(a[2])) or true_localize(*a))
+    maps = evaluation.raw_maps(model, VAL, **settings)  # type: ignore[arg-type]
+    assert localized == [[2, 3]] and part.read_bytes() == kept and len(maps.classes) == 4
 
 
 # ------------------------------------------------------------------------------------------------ the epoch kept

@@ -1,10 +1,11 @@
 """CUB-200-2011: 11,788 photographs of birds, 200 species, one bird and one box each; masks where they are installed.
 
 Citation: Wah, Branson, Welinder, Perona, Belongie, The Caltech-UCSD Birds-200-2011 Dataset, Technical Report
-CNS-TR-2011-001, Caltech, 2011; masks: Farrell, CUB-200-2011 Segmentations, CaltechDATA 2022. Licence: for
-non-commercial research and education; the photographs belong to their authors on Flickr. MD5 sums as CaltechDATA states
-them for its records 65de6-vp158 and w9d68-gec53: ``CUB_200_2011.tgz`` 97eceeb196236b17998738112f37df78 (1.1 GB),
-``segmentations.tgz`` 4d47ba1228eae64f2fa547c47bc65255 (39 MB).
+CNS-TR-2011-001, Caltech, 2011; the masks came later, as an archive of their own. Licence: we found none stated; the
+photographs are Flickr's and belong to their authors, so: for research, and no pixels published. Both archives are in
+CaltechDATA's records 65de6-vp158 and w9d68-gec53. Their MD5 sums, as many public repositories quote them (we did not
+download the archives to compare): ``CUB_200_2011.tgz`` 97eceeb196236b17998738112f37df78 (1,150,585,339 bytes),
+``segmentations.tgz`` 4d47ba1228eae64f2fa547c47bc65255 (39,272,883 bytes).
 
 The data set marks 15 points of each bird (beak, crown, ...), which are no region: ``part`` stays None.
 """

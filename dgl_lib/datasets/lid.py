@@ -1,17 +1,18 @@
 """LID track 3: pixel masks of 23,151 ILSVRC validation images, the set that the paper's figures are measured on.
 
-Citation: Wei, Zheng, Cheng, et al., LID 2020: The Learning from Imperfect Data Challenge Results, arXiv 2010.11724;
-Zhang, Wei, Yang, Rethinking Localization Map (SEM), arXiv 2006.09220. The masks are offered by the challenge's page
-(lidchallenge.github.io/challenge.html) without a stated licence or checksum, the photographs on ILSVRC's terms (see
-``wsol``); nothing is downloaded here. The masks of the challenge's test part (21,120) are not public.
+Citation: Wei, Zheng, Cheng, Zhao, et al., LID 2020: The Learning from Imperfect Data Challenge Results, arXiv
+2010.11724; the masks and the IoU curve: Zhang, Wei, Yang, Rethinking Localization Map, arXiv 2006.05220. The
+challenge's page (lidchallenge.github.io/challenge.html) counts 44,271 masks, 23,151 of them for validation, and links
+to an archive of these; we found no licence or checksum stated. The photographs are ILSVRC's, on its terms (see
+``wsol``). Nothing is downloaded here. The masks of the challenge's test part (21,120) are not public.
 
 Two things are wrong in what was released, and mended here:
 
 - ``list_cls.txt`` numbers the classes in another order than ILSVRC's lists: classes are taken by the image's name.
-- Two masks, ids ending 17615 and 18903, have width and height swapped (found by the authors of SPA2Net; the second is
-  not in ``list_cls.txt``). ILSVRC2012_val_00018903 carries an EXIF orientation, which a drawing tool obeys and a plain
-  decoder does not, so a swapped mask is turned back as its photograph's EXIF data say; where they say nothing, rows
-  and columns change places. Whether that is what others did is unknown.
+- Two masks, ids ending 17615 and 18903, have width and height swapped (as the authors of SPA2Net note; the second
+  is not in ``list_cls.txt``). ILSVRC2012_val_00018903 carries an EXIF orientation, which a drawing tool obeys and a
+  plain decoder does not, so a swapped mask is turned back as its photograph's EXIF data say; where they say nothing,
+  rows and columns change places. Whether that is what others did is unknown.
 """
 
 from __future__ import annotations

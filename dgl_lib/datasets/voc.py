@@ -1,9 +1,9 @@
 """Pascal VOC 2012, segmentation part: several objects of 20 classes a photograph, with masks.
 
 Citation: Everingham, Eslami, Van Gool, Williams, Winn, Zisserman, The Pascal Visual Object Classes Challenge: A
-Retrospective, IJCV 2015. Licence: the photographs are Flickr's and under its terms of use; the annotations are free for
-research (see the challenge's page). torchvision downloads ``VOCtrainval_11-May-2012.tar`` (2 GB) and checks its MD5,
-6cd6e144f989b92b3379bac3b3de84fd.
+Retrospective, IJCV 2015. Licence: the photographs are Flickr's, under its terms of use (the challenge's page,
+host.robots.ox.ac.uk/pascal/VOC/voc2012, under "Database Rights"); we found none stated for the annotations.
+torchvision downloads ``VOCtrainval_11-May-2012.tar`` (2 GB) and checks its MD5, 6cd6e144f989b92b3379bac3b3de84fd.
 
 **What a single-label network shows here.** DGL's classifiers end in a softmax and learn one label an image, while a VOC
 photograph often shows several classes. There is one record an image AND class, so a photograph of k classes stands k

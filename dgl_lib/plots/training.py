@@ -14,7 +14,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dgl_lib.datasets import Dataset, Record, first_per_class
+from dgl_lib.datasets import Dataset, Record, Subset, first_per_class
 from dgl_lib.maps import resize
 from dgl_lib.models import Classifier
 from dgl_lib.plots import style
@@ -22,6 +22,7 @@ from dgl_lib.taps import find, frozen, tap
 
 TRAIN, VAL, KEPT, CHANCE = "#1f77b4", "#d62728", "#2ca02c", "#7f7f7f"
 REGION_COLOURS = ListedColormap(["#26203a", "#8f6fb0", "#ffd166", "#b8b8b8"])  # ground, rest, part, not scored
+SHOWN, CONFUSED = 10, 20  # classes at most that a figure shows one by one, and that a confusion matrix does
 PEAK_REGIONS = ("telling part", "rest of the object", "object", "background", "not scored")
 
 
@@ -31,6 +32,12 @@ def readable(name: str, width: int = 80) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
+
+
+def first_of_each(dataset: Dataset, count: int, classes: int = SHOWN) -> Dataset:
+    """The first ``count`` images of each of the first ``classes`` classes: few enough to look at one by one."""
+    chosen = first_per_class(dataset, count)
+    return Subset(chosen, np.flatnonzero(chosen.labels < classes).tolist())
 
 
 def images_per_class(splits: dict[str, Dataset]) -> pd.DataFrame:
@@ -92,8 +99,11 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def first_images(dataset: Dataset, pixels: bool) -> Figure:
-    """The first image of each class: above, what training gets (image and class); below, what it never gets (masks)."""
-    chosen = first_per_class(dataset, 1)
+    """The first image of each class: above, what training gets (image and class); below, what it never gets (masks).
+
+    Of more than ``SHOWN`` classes, the first.
+    """
+    chosen = first_of_each(dataset, 1)
     records = sorted((chosen[i] for i in range(len(chosen))), key=lambda record: record.label)
     figure = _figure(1.15 * len(records), 3.1)
     for column, (above, below) in enumerate(figure.subplots(2, len(records)).T):
@@ -107,7 +117,7 @@ def first_images(dataset: Dataset, pixels: bool) -> Figure:
         if column == 0:
             above.set_ylabel("training sees", fontsize=8)
             below.set_ylabel("only scores see", fontsize=8)
-    figure.suptitle(f"{len(records)} classes, one word an image; the masks below stay shut in training")
+    figure.suptitle(f"{len(dataset.classes)} classes, one word an image; the masks below stay shut in training")
     return figure
 
 
@@ -147,16 +157,28 @@ def curves(history: pd.DataFrame, classes: int, kept: int) -> Figure:
 
 
 def confusion(counts: pd.DataFrame) -> Figure:
-    """The confusion matrix as a heat map of counts; the title names the most frequent mistake."""
-    side = 2.0 + 0.42 * len(counts)
+    """The confusion matrix as a heat map of counts; the title names the most frequent mistake.
+
+    Of more than ``CONFUSED`` classes, those with the most mistakes (made of their images, or made with their name).
+    """
+    most = confused_most(counts)
+    side = 2.0 + 0.42 * len(most)
     figure = _figure(side + 0.8, side)
     axes = figure.subplots()
-    shown = counts.rename(index=readable, columns=readable)
+    shown = most.rename(index=readable, columns=readable)
     sns.heatmap(shown, ax=axes, annot=True, fmt="d", cmap="viridis", square=True, cbar=False)
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_xticks(axes.get_xticks(), list(shown.columns), rotation=40, ha="right", rotation_mode="anchor")
     figure.suptitle(textwrap.fill(most_confused(counts), 46), fontsize=10)
     return figure
+
+
+def confused_most(counts: pd.DataFrame, classes: int = CONFUSED) -> pd.DataFrame:
+    """Of a confusion matrix, the ``classes`` with the most mistakes in their row and column together, in its order."""
+    number = counts.to_numpy()
+    mistakes = number.sum(0) + number.sum(1) - 2 * np.diag(number)
+    kept = np.sort(np.argsort(-mistakes, kind="stable")[:classes])
+    return counts.iloc[kept, kept]
 
 
 def most_confused(counts: pd.DataFrame) -> str:
@@ -194,7 +216,7 @@ def right_and_wrong(dataset: Dataset, probabilities: np.ndarray, pixels: bool, c
 
 
 def first_cams(records: Sequence[Record], maps: Tensor, classes: Sequence[str], pixels: bool) -> Figure:
-    """Images above, their CAMs (N, h, w) below, object outlined; the title counts the peaks on the telling part."""
+    """Images above, their CAMs (N, h, w) below, object outlined; the title counts the peaks on it."""
     figure = _figure(1.15 * len(records), 3.1)
     for column, (above, below) in enumerate(figure.subplots(2, len(records)).T):
         record = records[column]
@@ -206,5 +228,6 @@ def first_cams(records: Sequence[Record], maps: Tensor, classes: Sequence[str], 
     regions = [peak_region(m, record) for m, record in zip(maps, records, strict=True)]
     hits = sum(region == "telling part" for region in regions)
     inside = sum(region not in ("background", "not scored") for region in regions)
-    figure.suptitle(f"CAM peaks on the object in {inside} of {len(records)} images, on its telling part in {hits}")
+    told = f", on its telling part in {hits}" if any(record.part is not None for record in records) else ""
+    figure.suptitle(f"CAM peaks on the object in {inside} of {len(records)} images{told}")
     return figure
