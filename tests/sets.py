@@ -6,13 +6,26 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from dgl_lib.errors import UserError
 
 HEIGHT, WIDTH = 24, 32
 VOC = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+
+
+def refused(call, *expected: str) -> None:
+    """``call`` raises a UserError of one line that contains each expected text."""
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for text in expected:
+        assert text in message
 
 
 def write(path: Path, text: str) -> None:

@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import sets
+from sets import refused
 
 from dgl_lib.datasets import load
 from dgl_lib.datasets.folder import Folder
-from dgl_lib.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
@@ -17,15 +17,6 @@ SPLITS = ("train", "val", "test")
 @pytest.fixture
 def root(tmp_path):
     return sets.folder(tmp_path)
-
-
-def refused(call, *expected: str) -> None:
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for text in expected:
-        assert text in message
 
 
 def everything(root):

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sets
+from sets import refused
 
 from dgl_lib.datasets import load
 from dgl_lib.datasets.images import orientation, read_image
 from dgl_lib.datasets.lid import Lid, unturn
-from dgl_lib.errors import UserError
 
 REAL = os.environ.get("DGL_WSOL_METADATA")
 MASK = np.zeros((24, 32), bool)
@@ -21,15 +21,6 @@ MASK[2:13, 4:21] = True
 @pytest.fixture(autouse=True)
 def generated(monkeypatch):
     monkeypatch.delenv("DGL_WSOL_METADATA", raising=False)
-
-
-def refused(call, *expected: str) -> None:
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for text in expected:
-        assert text in message
 
 
 def test_record(tmp_path):

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import sets
+from sets import refused
 
 from dgl_lib.datasets import load
 from dgl_lib.datasets.voc import CLASSES, Voc
-from dgl_lib.errors import UserError
 
 BASE = "VOCdevkit/VOC2012"
 
@@ -17,15 +17,6 @@ BASE = "VOCdevkit/VOC2012"
 @pytest.fixture
 def root(tmp_path):
     return sets.voc(tmp_path)
-
-
-def refused(call, *expected: str) -> None:
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for text in expected:
-        assert text in message
 
 
 def test_one_record_an_image_and_class(root):

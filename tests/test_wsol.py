@@ -9,10 +9,10 @@ import pytest
 import sets
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sets import refused
 
 from dgl_lib.datasets import wsol
 from dgl_lib.datasets.wsol import Wsol, read_boxes, read_labels, read_masks, read_sizes
-from dgl_lib.errors import UserError
 
 REAL = os.environ.get("DGL_WSOL_METADATA")
 Cub, Ilsvrc, OpenImages = (partial(Wsol, name) for name in ("cub_wsol", "ilsvrc", "openimages"))
@@ -21,15 +21,6 @@ Cub, Ilsvrc, OpenImages = (partial(Wsol, name) for name in ("cub_wsol", "ilsvrc"
 @pytest.fixture(autouse=True)
 def generated(monkeypatch):
     monkeypatch.delenv("DGL_WSOL_METADATA", raising=False)
-
-
-def refused(call, *expected: str) -> None:
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for text in expected:
-        assert text in message
 
 
 def test_all_boxes_of_an_image_and_no_mask(tmp_path):
