@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,19 +18,9 @@ from dgl_lib.plots import style
 VERDICTS = {"gains": "#2166ac", "loses": "#b2182b", "level": "#333333", "undecided": "#999999"}
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = plt.figure(figsize=(width, height))
-    plt.close(figure)
-    return figure
-
-
-def _name(method: str) -> str:
-    return style.NAMES.get(method, method)
-
-
 def scores(table: pd.DataFrame, chosen: pd.DataFrame, layers: Sequence[str], methods: Sequence[str]) -> Figure:
     """Heat map of test IoU, methods x layers; a frame around the layer that validation chose for each method."""
-    figure = _figure(10, 0.42 * len(methods) + 1.6)
+    figure = style.figure(10, 0.42 * len(methods) + 1.6)
     ax = figure.subplots()
     cells = table.pivot_table("iou", "method", "layer").reindex(index=list(methods), columns=list(layers))
     trivial = table[table["method"].isin(list(BASELINES))].set_index("method")["iou"]
@@ -46,13 +35,13 @@ def scores(table: pd.DataFrame, chosen: pd.DataFrame, layers: Sequence[str], met
             corner = layers.index(row["layer"]) - 0.47, methods.index(row["method"]) - 0.46
             ax.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, color="#d62728", lw=2))
     ax.set_xticks(range(len(layers)), layers, rotation=30, ha="right")
-    ax.set_yticks(range(len(methods)), [_name(method) for method in methods])
+    ax.set_yticks(range(len(methods)), [style.name(method) for method in methods])
     ax.set_xlabel("layer, from the input (left) to the output (right); red: chosen on validation; blank: no CAM there")
     figure.colorbar(picture, ax=ax, pad=0.01, label="mean IoU, test (%)")
-    beside = ", ".join(f"{_name(str(method))} {value:.1f} %" for method, value in trivial.items())
+    beside = ", ".join(f"{style.name(str(method))} {value:.1f} %" for method, value in trivial.items())
     best = chosen[chosen["kind"] == "method"].iloc[0]
     ax.set_title(
-        f"Best on validation: {_name(best['method'])} on {best['layer']}, test IoU {best['iou']:.1f} % "
+        f"Best on validation: {style.name(best['method'])} on {best['layer']}, test IoU {best['iou']:.1f} % "
         f"[{best['low']:.1f}, {best['high']:.1f}]\n(trivial baselines: {beside})"
     )
     return figure
@@ -62,7 +51,7 @@ def gains(table: pd.DataFrame, margin: float) -> Figure:
     """Forest plot of DGL minus each other: a column a layer of DGL; full dots at own layers, open ones on the same."""
     dgl_layers = list(dict.fromkeys(table["dgl_layer"]))
     methods = list(dict.fromkeys(table["method"]))
-    figure = _figure(10, 0.42 * len(methods) + 1.9)
+    figure = style.figure(10, 0.42 * len(methods) + 1.9)
     axes = figure.subplots(1, len(dgl_layers), sharex=True, sharey=True, squeeze=False)[0]
     for ax, layer in zip(axes, dgl_layers, strict=True):
         for at, shift, filled in (("own", -0.14, True), ("same", 0.14, False)):
@@ -71,7 +60,7 @@ def gains(table: pd.DataFrame, margin: float) -> Figure:
         _zero(ax, margin)
         ax.set_title(f"DGL on {layer}", loc="left")
         ax.set_xlabel("DGL minus the other, points of test IoU (95 %, paired)")
-    axes[0].set_yticks(range(len(methods)), [_name(method) for method in methods])
+    axes[0].set_yticks(range(len(methods)), [style.name(method) for method in methods])
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
     own = table[(table["dgl_layer"] == dgl_layers[0]) & (table["at"] == "own")]
     others = own[own["layer"] != ""]
@@ -88,7 +77,7 @@ def where(table: pd.DataFrame, margin: float) -> Figure:
     """Forest plot of DGL's gain by class, object size and confidence; a column a rival."""
     rivals = list(dict.fromkeys(zip(table["method"], table["layer"], strict=True)))
     groups = list(dict.fromkeys(zip(table["grouping"], table["group"], strict=True)))
-    figure = _figure(10, 0.33 * len(groups) + 1.9)
+    figure = style.figure(10, 0.33 * len(groups) + 1.9)
     axes = figure.subplots(1, len(rivals), sharex=True, sharey=True, squeeze=False)[0]
     place = {
         group: y + 0.6 * (group[0] != "class") + 0.6 * (group[0] == "confidence") for y, group in enumerate(groups)
@@ -98,7 +87,7 @@ def where(table: pd.DataFrame, margin: float) -> Figure:
         heights = [place[key] for key in zip(one["grouping"], one["group"], strict=True)]
         _forest(ax, one, heights, True)
         _zero(ax, margin)
-        ax.set_title(f"against {_name(method)} on {layer}", loc="left")
+        ax.set_title(f"against {style.name(method)} on {layer}", loc="left")
     labels = []
     for grouping, group in groups:
         line = table[(table["grouping"] == grouping) & (table["group"] == group)].iloc[0]
@@ -121,7 +110,7 @@ def where(table: pd.DataFrame, margin: float) -> Figure:
 def terms(table: pd.DataFrame, margin: float) -> Figure:
     """DGL and each of its terms alone by layer; what each term adds; the gradient term's share of the map."""
     layers = list(dict.fromkeys(table["layer"]))
-    figure = _figure(10, 4.3)
+    figure = style.figure(10, 4.3)
     axes = figure.subplots(1, 3)
     x = np.arange(len(layers))
     colours = {
@@ -166,7 +155,7 @@ def terms(table: pd.DataFrame, margin: float) -> Figure:
 
 def parts(table: pd.DataFrame) -> Figure:
     """Recall of the telling part against recall of the rest, a point a method at its chosen layer."""
-    figure = _figure(9, 5.6)
+    figure = style.figure(9, 5.6)
     ax = figure.subplots()
     ax.axline((0, 0), slope=1, color="black", lw=0.8)
     if table.empty:
@@ -180,7 +169,7 @@ def parts(table: pd.DataFrame) -> Figure:
                     [[part["mean"] - part["low"]], [part["high"] - part["mean"]]],
                     [[rest["mean"] - rest["low"]], [rest["high"] - rest["mean"]]],
                     fmt="os^Dv"[k % 5], ms=7, color=style.COLOURS.get(method), elinewidth=1,
-                    label=_name(method) + (f", {layer}" if layer else ""))  # fmt: skip
+                    label=style.name(method) + (f", {layer}" if layer else ""))  # fmt: skip
     low = min(of["recall_part"]["low"].min(), of["recall_rest"]["low"].min())
     ax.set(xlim=(max(0, low - 5), 102), ylim=(max(0, low - 5), 102), aspect="equal")
     ax.set_xlabel("recall of the rest of the object (%)")
@@ -197,7 +186,7 @@ def parts(table: pd.DataFrame) -> Figure:
 
 def extremes(dataset: Dataset, table: pd.DataFrame, maps: np.ndarray, layer: str) -> Figure:
     """DGL's maps (images, h, w) of the worst twelve, left, and of the first twelve, right, with outlines."""
-    figure = _figure(11, 5.4)
+    figure = style.figure(11, 5.4)
     place = {name: i for i, name in enumerate(dataset.names)}
     sides = figure.subfigures(1, 2, wspace=0.04, squeeze=False)
     for side, which in zip(sides[0], ("worst", "first"), strict=True):

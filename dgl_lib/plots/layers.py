@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -170,19 +169,12 @@ def constant_share(
 # -------------------------------------------------------------------------------------------------------- figures
 
 
-def _figure(width: float, height: float) -> Figure:
-    """A figure (inches) that pyplot does not hold on to: it is shown once, as the value of its cell."""
-    figure = plt.figure(figsize=(width, height))
-    plt.close(figure)
-    return figure
-
-
 def weights_and_gradients(G_last: Tensor, w_c: Tensor, G_layer: Tensor, last: str, layer: str) -> Figure:
     """One image's gradient a channel, (K, h, w), against one number a channel: on the last layer, and earlier.
 
     Left, against CAM's weight over the number of cells, w_ck/(hw); right, against its own mean over the cells.
     """
-    figure = _figure(10, 4.2)
+    figure = style.figure(10, 4.2)
     axes = figure.subplots(1, 2)
     hw = G_last.shape[-2] * G_last.shape[-1]
     spread = _against(axes[0], w_c / hw, G_last)
@@ -211,7 +203,7 @@ def _against(ax: Axes, x: Tensor, G: Tensor) -> float:
 
 def share_by_layer(shares: pd.DataFrame, layers: Sequence[str]) -> Figure:
     """The share of the gradient that is constant in space (``constant_share``), a dot an image, by layer."""
-    figure = _figure(8, 3.4)
+    figure = style.figure(8, 3.4)
     ax = figure.subplots()
     place = {layer: x for x, layer in enumerate(layers)}
     ax.plot(shares["layer"].map(place), 100 * shares["share"], "o", ms=4, alpha=0.5, color="#1f77b4", label="an image")
@@ -232,7 +224,7 @@ def _layer_ticks(ax: Axes, layers: Sequence[str]) -> None:
 
 def same_maps(dataset: Dataset, indices: Sequence[int], maps: Mapping[str, Tensor], pixels: bool) -> Figure:
     """Min-maxed maps (N, h, w) of the images ``indices``, a column a method, to be seen to be the same."""
-    figure = _figure(0.95 * (len(maps) + 1), 0.95 * len(indices) + 0.5)
+    figure = style.figure(0.95 * (len(maps) + 1), 0.95 * len(indices) + 0.5)
     axes = figure.subplots(len(indices), len(maps) + 1, squeeze=False)
     for row, i in enumerate(indices):
         record = dataset[i]
@@ -251,7 +243,7 @@ def grid(
     dataset: Dataset, rows: Sequence[tuple[int, str]], maps: Maps, layers: Sequence[str], title: str, pixels: bool
 ) -> Figure:
     """Maps of every layer (columns); a row an (image index, method). Colours span each map's own range."""
-    figure = _figure(0.75 * (len(layers) + 1), 0.75 * len(rows) + 0.45)
+    figure = style.figure(0.75 * (len(layers) + 1), 0.75 * len(rows) + 0.45)
     axes = figure.subplots(len(rows), len(layers) + 1, squeeze=False)
     several = len({method for _, method in rows}) > 1
     for k, (line, (i, method)) in enumerate(zip(axes, rows, strict=True)):
@@ -282,7 +274,7 @@ def _small_map(ax: Axes, m: np.ndarray, record: Record) -> None:
 
 def validation_curves(val: Scores, layer: str, methods: Sequence[str]) -> Figure:
     """Mean IoU on validation against the threshold, a line a method on ``layer``; a dot where the choice falls."""
-    figure = _figure(8, 3.6)
+    figure = style.figure(8, 3.6)
     ax = figure.subplots()
     rows = [{"method": m, "layer": _cam_layer(val.rows) if m == "cam" else layer} for m in ["cam", *methods]]
     for row in rows + [{"method": name, "layer": ""} for name in BASELINES]:
@@ -300,7 +292,7 @@ def validation_curves(val: Scores, layer: str, methods: Sequence[str]) -> Figure
 
 def iou_by_layer(table: pd.DataFrame, layers: Sequence[str], methods: Sequence[str]) -> Figure:
     """Test IoU with its 95 % interval against the layer, a line a method; CAM and the trivial baselines level lines."""
-    figure = _figure(9.5, 4.4)
+    figure = style.figure(9.5, 4.4)
     ax = figure.subplots()
     for k, method in enumerate(methods):
         one = table[table["method"] == method].set_index("layer").loc[list(layers)]
@@ -327,7 +319,7 @@ def iou_by_layer(table: pd.DataFrame, layers: Sequence[str], methods: Sequence[s
 def parts(table: pd.DataFrame, layer: str, methods: Sequence[str], where: str) -> Figure:
     """Recall of the telling part and of the rest, and precision, with 95 % intervals: a line a method on ``layer``."""
     keys = [*((m, layer) for m in methods), ("cam", _cam_layer(table)), *((name, "") for name in BASELINES)]
-    figure = _figure(10, 0.34 * len(keys) + 1.3)
+    figure = style.figure(10, 0.34 * len(keys) + 1.3)
     axes = figure.subplots(1, 3, sharey=True)
     for ax, (measure, title) in zip(axes, TITLES.items(), strict=True):
         one = table[table["measure"] == measure].set_index(["method", "layer"]).loc[keys]
@@ -345,7 +337,7 @@ def parts(table: pd.DataFrame, layer: str, methods: Sequence[str], where: str) -
 def forest(table: pd.DataFrame, where: str) -> Figure:
     """Paired differences (``differences``) with their 95 % intervals: a line a pair, a panel a measure."""
     pairs = list(dict.fromkeys(zip(table["a"], table["b"], strict=True)))
-    figure = _figure(10, 0.5 * len(pairs) + 1.6)
+    figure = style.figure(10, 0.5 * len(pairs) + 1.6)
     axes = figure.subplots(1, 3, sharey=True)
     for ax, (measure, title) in zip(axes, TITLES.items(), strict=True):
         one = table[table["measure"] == measure]
@@ -370,7 +362,7 @@ def _dots(ax: Axes, table: pd.DataFrame, colours: Sequence[str]) -> None:
 
 def gains(table: pd.DataFrame, overall: Interval, baseline: str) -> Figure:
     """Pixel selection's gain over the better trivial baseline on each layer, and on their average, with intervals."""
-    figure = _figure(8, 3.6)
+    figure = style.figure(8, 3.6)
     ax = figure.subplots()
     means = table["mean"]
     ends = np.clip([means - table["low"], table["high"] - means], 0, None)

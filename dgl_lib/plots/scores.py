@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,21 +11,11 @@ from dgl_lib.evaluation import BASELINES
 from dgl_lib.plots import style
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = plt.figure(figsize=(width, height))
-    plt.close(figure)
-    return figure
-
-
-def _name(method: str) -> str:
-    return style.NAMES.get(method, method)
-
-
 def boxes(table: pd.DataFrame) -> Figure:
     """Test scores with their 95 % intervals, a line a method, a panel a score; open dots: the peak on test."""
     shown = ("mask IoU", "MaxBoxAccV2", "MaxBoxAcc", "Top-1", "PxAP")
     methods = list(dict.fromkeys(table["method"]))
-    figure = _figure(11, 0.36 * len(methods) + 1.8)
+    figure = style.figure(11, 0.36 * len(methods) + 1.8)
     axes = figure.subplots(1, len(shown), sharey=True)
     best = []
     for ax, score in zip(axes, shown, strict=True):
@@ -43,11 +32,13 @@ def boxes(table: pd.DataFrame) -> Figure:
         method = of.loc[of["kind"] == "method", "val"].idxmax()
         best.append(str(method))
     layers = table.drop_duplicates("method").set_index("method")["layer"]
-    axes[0].set_yticks(range(len(methods)), [f"{_name(m)}  {layers[m]}".strip() for m in methods], fontsize="x-small")
+    axes[0].set_yticks(
+        range(len(methods)), [f"{style.name(m)}  {layers[m]}".strip() for m in methods], fontsize="x-small"
+    )
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
     by = {method: [s for s, m in zip(shown, best, strict=True) if m == method] for method in dict.fromkeys(best)}
     figure.suptitle(
-        "Best on validation: " + "; ".join(f"{_name(m)} by {', '.join(scores)}" for m, scores in by.items()),
+        "Best on validation: " + "; ".join(f"{style.name(m)} by {', '.join(scores)}" for m, scores in by.items()),
         fontsize="medium",
     )
     legend = [
@@ -62,7 +53,7 @@ def curves(table: pd.DataFrame, bands: pd.DataFrame, usable: float) -> Figure:
     """IoU against the threshold with the chosen one marked, left; right, the thresholds at ``usable`` of the peak."""
     bands = bands[(bands["split"] == "test") & (bands["kind"] != "control")]
     methods = bands["method"].tolist()
-    figure = _figure(11, 4.6)
+    figure = style.figure(11, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     for y, row in enumerate(bands.to_dict("records")):
         method, t = row["method"], row["threshold"]
@@ -77,14 +68,14 @@ def curves(table: pd.DataFrame, bands: pd.DataFrame, usable: float) -> Figure:
         right.text(262, y, f"{row['width']}", va="center", fontsize="x-small")
     left.set(xlabel="threshold on the 8-bit map (grey levels)", ylabel="mean IoU, test (%)", xlim=(0, 255))
     left.set_title("dot: the threshold chosen on validation")
-    names = [f"{_name(m)}  {layer}".strip() for m, layer in zip(methods, bands["layer"], strict=True)]
+    names = [f"{style.name(m)}  {layer}".strip() for m, layer in zip(methods, bands["layer"], strict=True)]
     right.set_yticks(range(len(methods)), names, fontsize="x-small")
     right.set(ylim=(len(methods) - 0.5, -0.5), xlim=(0, 255), xlabel="threshold (grey levels)")
     right.set_title("usable thresholds, and how many")
     of = bands[bands["kind"] == "method"].set_index("method")["width"]
     figure.suptitle(
-        f"Usable thresholds ({100 * usable:.0f} % of the peak): {of.min()} grey levels for {_name(str(of.idxmin()))}, "
-        f"{of.max()} for {_name(str(of.idxmax()))}",
+        f"Usable thresholds ({100 * usable:.0f} % of the peak): "
+        f"{of.min()} grey levels for {style.name(str(of.idxmin()))}, {of.max()} for {style.name(str(of.idxmax()))}",
         fontsize="medium",
     )
     return figure
@@ -94,7 +85,7 @@ def normalisation(table: pd.DataFrame) -> Figure:
     """Test IoU of each method under each normalisation, left; its rank among the methods, right."""
     ways = list(dict.fromkeys(table["normalisation"]))
     methods = table[table["kind"] == "method"]
-    figure = _figure(11, 4.6)
+    figure = style.figure(11, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1])
     x = np.arange(len(ways))
     names = list(dict.fromkeys(methods["method"]))
@@ -105,10 +96,12 @@ def normalisation(table: pd.DataFrame) -> Figure:
         shift = 0.03 * (k - (len(names) - 1) / 2)
         left.errorbar(x + shift, one["iou"], ends, color=colour, marker="o", ms=4, lw=1.2, elinewidth=0.8)
         right.plot(x, one["rank"] + 2 * shift, color=colour, marker="o", ms=5, lw=1.8)  # ties stay visible
-        right.text(x[-1] + 0.12, last.index(method) + 1, _name(method), color=colour, va="center", fontsize="x-small")
+        right.text(
+            x[-1] + 0.12, last.index(method) + 1, style.name(method), color=colour, va="center", fontsize="x-small"
+        )
     for row in table[(table["kind"] == "baseline") & (table["normalisation"] == ways[0])].to_dict("records"):
         line = "--" if row["method"] == "centred_gaussian" else ":"
-        left.axhline(row["iou"], ls=line, color="black", lw=0.9, label=_name(row["method"]))
+        left.axhline(row["iou"], ls=line, color="black", lw=0.9, label=style.name(row["method"]))
     left.legend(frameon=False, fontsize="x-small")
     left.set_xticks(x, ways)
     left.set(ylabel="mean IoU, test (%)", xlabel="normalisation", xlim=(-0.4, len(ways) - 0.6))
@@ -133,7 +126,7 @@ def normalisation(table: pd.DataFrame) -> Figure:
 def mistakes(table: pd.DataFrame, margin: float) -> Figure:
     """What each mistake adds, in points: a small dot a method, DGL and CAM with their 95 % intervals."""
     names = list(dict.fromkeys(table["mistake"]))
-    figure = _figure(10, 0.5 * len(names) + 1.8)
+    figure = style.figure(10, 0.5 * len(names) + 1.8)
     ax = figure.subplots()
     for y, mistake in enumerate(names):
         of = table[(table["mistake"] == mistake) & (table["kind"] == "method")]
@@ -155,7 +148,7 @@ def mistakes(table: pd.DataFrame, margin: float) -> Figure:
     what = "DGL's lead over CAM" if worst["of"] != "IoU" else "DGL's IoU"
     ax.set_title(f"The mistake that matters most here: {worst['mistake']}, {worst['inflation']:+.1f} points of {what}")
     legend = [
-        *(Line2D([], [], color=style.COLOURS[m], marker="o", lw=1.8, label=_name(m)) for m in ("dgl", "cam")),
+        *(Line2D([], [], color=style.COLOURS[m], marker="o", lw=1.8, label=style.name(m)) for m in ("dgl", "cam")),
         Line2D([], [], color="#1f77b4", marker="o", ms=4, mfc="none", lw=0, label="another method"),
         Line2D([], [], color="black", marker="D", lw=1.8, label="DGL minus CAM"),
     ]

@@ -73,6 +73,18 @@ def use_style() -> None:
     )
 
 
+def figure(width: float, height: float) -> Figure:
+    """An empty figure, inches: from pyplot, so that a notebook can show it, and closed, so that it does so once."""
+    empty = plt.figure(figsize=(width, height))
+    plt.close(empty)
+    return empty
+
+
+def name(method: str) -> str:
+    """A method's name as readers know it."""
+    return NAMES.get(method, method)
+
+
 def save(figure: Figure, folder: Path, name: str) -> Figure:
     """Write ``figure`` to ``folder/NAME.png`` in 256 colours, a quarter of the size, software unnamed."""
     drawn = io.BytesIO()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -91,13 +90,6 @@ def peak_region(m: Tensor, record: Record) -> str:
 # ----------------------------------------------------------------------------------------------------------- figures
 
 
-def _figure(width: float, height: float) -> Figure:
-    """An empty figure, inches: from pyplot, so that a notebook can show it, and closed, so that it does so once."""
-    figure = plt.figure(figsize=(width, height))
-    plt.close(figure)
-    return figure
-
-
 def first_images(dataset: Dataset, pixels: bool) -> Figure:
     """The first image of each class: above, what training gets (image and class); below, what it never gets (masks).
 
@@ -105,7 +97,7 @@ def first_images(dataset: Dataset, pixels: bool) -> Figure:
     """
     chosen = first_of_each(dataset, 1)
     records = sorted((chosen[i] for i in range(len(chosen))), key=lambda record: record.label)
-    figure = _figure(1.15 * len(records), 3.1)
+    figure = style.figure(1.15 * len(records), 3.1)
     for column, (above, below) in enumerate(figure.subplots(2, len(records)).T):
         record = records[column]
         image = record.image if pixels else np.full_like(record.image, 240)
@@ -132,7 +124,7 @@ def _regions(record: Record) -> np.ndarray:
 
 def curves(history: pd.DataFrame, classes: int, kept: int) -> Figure:
     """Loss, accuracy and learning rate by epoch; the epoch ``kept`` is marked, and so is what a guess would get."""
-    figure = _figure(10.5, 3.0)
+    figure = style.figure(10.5, 3.0)
     loss, accuracy, rate = figure.subplots(1, 3)
     for axes, what, scale, guess in (
         (loss, "loss", 1.0, np.log(classes)),
@@ -163,7 +155,7 @@ def confusion(counts: pd.DataFrame) -> Figure:
     """
     most = confused_most(counts)
     side = 2.0 + 0.42 * len(most)
-    figure = _figure(side + 0.8, side)
+    figure = style.figure(side + 0.8, side)
     axes = figure.subplots()
     shown = most.rename(index=readable, columns=readable)
     sns.heatmap(shown, ax=axes, annot=True, fmt="d", cmap="viridis", square=True, cbar=False)
@@ -201,7 +193,7 @@ def right_and_wrong(dataset: Dataset, probabilities: np.ndarray, pixels: bool, c
     right = np.flatnonzero(predicted == dataset.labels)
     wrong = np.flatnonzero(predicted != dataset.labels)
     right = right[np.argsort(-probabilities[right].max(1), kind="stable")]
-    figure = _figure(1.4 * count, 4.1)
+    figure = style.figure(1.4 * count, 4.1)
     for row, chosen in zip(figure.subplots(2, count), (right[:count], wrong[:count]), strict=True):
         for axes in row[len(chosen) :]:
             axes.set_axis_off()
@@ -217,7 +209,7 @@ def right_and_wrong(dataset: Dataset, probabilities: np.ndarray, pixels: bool, c
 
 def first_cams(records: Sequence[Record], maps: Tensor, classes: Sequence[str], pixels: bool) -> Figure:
     """Images above, their CAMs (N, h, w) below, object outlined; the title counts the peaks on it."""
-    figure = _figure(1.15 * len(records), 3.1)
+    figure = style.figure(1.15 * len(records), 3.1)
     for column, (above, below) in enumerate(figure.subplots(2, len(records)).T):
         record = records[column]
         style.show_photo(above, record, pixels)
