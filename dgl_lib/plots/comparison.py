@@ -63,13 +63,12 @@ def gains(table: pd.DataFrame, margin: float) -> Figure:
     axes[0].set_yticks(range(len(methods)), [style.name(method) for method in methods])
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
     own = table[(table["dgl_layer"] == dgl_layers[0]) & (table["at"] == "own")]
-    others = own[own["layer"] != ""]
-    count = others["verdict"].value_counts()
+    parts = []
+    for what, rows in (("other maps", own[own["layer"] != ""]), ("trivial baselines", own[own["layer"] == ""])):
+        count = rows["verdict"].value_counts()
+        parts.append(f"{count.get('gains', 0)} of {len(rows)} {what} (loses to {count.get('loses', 0)})")
     _verdict_legend(figure, [("o", "black", "the other on its own best layer"), ("o", "white", "on DGL's layer")])
-    figure.suptitle(
-        f"DGL on {dgl_layers[0]} gains on {count.get('gains', 0)} of {len(others)} others at their best, loses to "
-        f"{count.get('loses', 0)}"
-    )
+    figure.suptitle(f"DGL on {dgl_layers[0]} gains on {' and on '.join(parts)}, all at their best")
     return figure
 
 
@@ -87,7 +86,7 @@ def where(table: pd.DataFrame, margin: float) -> Figure:
         heights = [place[key] for key in zip(one["grouping"], one["group"], strict=True)]
         _forest(ax, one, heights, True)
         _zero(ax, margin)
-        ax.set_title(f"against {style.name(method)} on {layer}", loc="left")
+        ax.set_title(f"against {style.name(method)}\non {layer}", loc="left")
     labels = []
     for grouping, group in groups:
         line = table[(table["grouping"] == grouping) & (table["group"] == group)].iloc[0]
