@@ -154,7 +154,7 @@ def fit(
     per_epoch = max(1, len(train) // batch_size)
     steps = epochs * per_epoch
     groups = parameter_groups(model, learning_rate, trunk_learning_rate, weight_decay)
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(groups, fused=True)  # one pass over the weights instead of a dozen
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [group["lr"] for group in groups], total_steps=steps)
     torch.manual_seed(seed)
     run: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "right": 0, "seen": 0, "history": [], "best": None}
