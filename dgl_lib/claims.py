@@ -161,7 +161,7 @@ def save_claims(folder: Path, notebook: str, rows: Sequence[dict[str, Any]]) -> 
 def claims_table(folder: Path) -> pd.DataFrame:
     """All claims of a results folder, in the order C1 to C9; a claim without a row is listed as "not measured"."""
     tables = [
-        pd.read_csv(p).fillna({"detail": ""}).astype({"detail": str})
+        pd.read_csv(p, dtype={"detail": str}).fillna({"detail": ""})
         for p in sorted(Path(folder).glob("claims_[0-9]*.csv"))
     ]
     rows = [row for table in tables for row in table.to_dict("records")]
@@ -177,7 +177,7 @@ def claims_markdown(folder: Path) -> str:
     """The table of claims as Markdown, one line a row: what was said, what was measured, the verdict."""
     lines = []
     for row in claims_table(folder).to_dict("records"):
-        effect, low, high = (f"{row[key]:+.2f}" for key in ("measured", "low", "high"))
+        effect, low, high = (f"{row[key]:+z.2f}" for key in ("measured", "low", "high"))
         interval = f"{effect} [{low}, {high}] {row['unit']}"
         measured = interval if row["low"] == row["low"] else ""  # NaN: nothing measured, or an identity
         detail = "; ".join(part for part in (measured, row["detail"]) if part)

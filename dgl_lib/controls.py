@@ -327,7 +327,7 @@ def _table(
         for name in names:
             one = of[name].set_index("method").loc[method]
             text = "{iou:.1f} [{low:.1f}, {high:.1f}]".format_map(one)
-            alike = "" if np.isnan(one["spearman"]) else f"; {one['spearman']:.2f}"
+            alike = "" if np.isnan(one["spearman"]) else f"; {one['spearman']:z.2f}"
             cells.append(text if name == RIGHT else text + alike)
         rows.append(cells)
     for baseline in BASELINES:  # they look at no network: the same under every control

@@ -1,20 +1,23 @@
 """From a classifier and a data set to a table: raw maps once, with the network; scores as often as wanted, without it.
 
 raw_maps   network: data set x methods x layers at one scale -> raw maps, kept in parts that survive a kill
-score      raw maps -> post-processing -> histograms an image (the study's one order, the same for every method)
+score      raw maps -> post-processing -> histograms an image (the study's one order, the same for every method), kept
+           in parts as well
 report     choose the threshold on validation, report on test -> one tidy table
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +26,9 @@ from torch import nn
 from tqdm import tqdm
 
 from dgl_lib import metrics
-from dgl_lib.datasets.records import Dataset
+from dgl_lib.datasets.records import Dataset, Record
 from dgl_lib.errors import UserError
+from dgl_lib.files import kept, key_of, write_text
 from dgl_lib.localize import localize
 from dgl_lib.maps import centred_gaussian, close, fuse, minmax, multiscale, to_uint8, whole_image
 from dgl_lib.models import digest, preprocess
@@ -88,34 +92,17 @@ def raw_maps(
         # Beside its weights, what else of the model shapes a map: normalisation and the pooling rule.
         beside = [getattr(model, name, None) for name in ("mean", "std", "count_include_pad")]
         network = {"model": digest(model), "mean, std, count_include_pad": beside}
-        facts = {**what, **network, "alpha": alpha, "rule": rule, "data": dataset.digest, "format": FORMAT}
-        name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-        parts = Path(folder) / f"maps-{name}"
-        parts.mkdir(parents=True, exist_ok=True)
-        (parts / "facts.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+        parts = _parts(folder, "maps", {**what, **network, "alpha": alpha, "rule": rule, "data": dataset.digest})
     where = pick_device(device)
     model.to(where)
-    pieces: list[dict[str, np.ndarray]] = []
-    starts = range(0, len(dataset), PART)
-    label = f"{dataset.name} {dataset.split}, {side} px"
-    for start in tqdm(starts, desc=label, unit="part", disable=not progress):
-        file = parts / f"part-{start // PART:05d}.npz" if parts else None
-        if file is not None and file.exists():
-            with np.load(file) as stored:
-                pieces.append({key: stored[key] for key in stored.files})
-            continue
-        indices = range(start, min(start + PART, len(dataset)))
+
+    def localized(indices: range) -> dict[str, np.ndarray]:
         # Two at a time: large inputs on every layer would not fit a small machine's memory sixteen at once.
-        piece = [_localize(model, dataset, indices[i : i + 2], what, alpha, rule) for i in range(0, len(indices), 2)]
-        pieces.append({key: np.concatenate([p[key] for p in piece]) for key in piece[0]})
-        if file is not None:
-            unfinished = file.with_name(f"{file.name}.{os.getpid()}")  # two runs may compute the same part
-            with unfinished.open("wb") as stream:
-                np.savez_compressed(stream, **pieces[-1])  # type: ignore[arg-type]
-            unfinished.replace(file)
+        two = [_localize(model, dataset, indices[i : i + 2], what, alpha, rule) for i in range(0, len(indices), 2)]
+        return {key: np.concatenate([one[key] for one in two]) for key in two[0]}
+
+    whole = _in_parts(len(dataset), localized, parts, f"{dataset.name} {dataset.split}, {side} px", progress)
     model.cpu()
-    # Key by key, freeing the pieces on the way: together they are as large as what is made of them.
-    whole = {key: np.concatenate([piece.pop(key) for piece in pieces]) for key in list(pieces[0])}
     maps = {(key.split("|")[0], key.split("|")[1]): value for key, value in whole.items() if "|" in key}
     return Maps(maps, whole["logits"], whole["classes"])
 
@@ -136,6 +123,29 @@ def _localize(
         for layer, m in by_layer.items():
             arrays[f"{method}|{layer}"] = (m.flip(-1) if what["flip"] else m).cpu().numpy()
     return arrays
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+
+
+def _parts(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Path:
+    """The folder of the parts that ``facts`` determine; they stand in it, for a reader."""
+    facts = {**facts, "format": FORMAT}
+    parts = Path(folder) / f"{kind}-{key_of(facts)}"
+    write_text(parts / "facts.json", json.dumps(facts, indent=1, sort_keys=True))
+    return parts
+
+
+def _in_parts(
+    count: int, make: Callable[[range], dict[str, np.ndarray]], folder: Path | None, what: str, progress: bool
+) -> dict[str, np.ndarray]:
+    """``make`` of all images, ``PART`` at a time and joined along axis 0; what ``folder`` holds is not made again."""
+    pieces = []
+    for start in tqdm(range(0, count, PART), desc=what, unit="part", disable=not progress):
+        part = partial(make, range(start, min(start + PART, count)))
+        pieces.append(part() if folder is None else kept(folder / f"part-{start // PART:05d}.npz", part))
+    # Key by key, freeing the pieces on the way: together they are as large as what is made of them.
+    return {key: np.concatenate([piece.pop(key) for piece in pieces]) for key in list(pieces[0])}
 
 
 # ---------------------------------------------------------------------------------------------------- scoring
@@ -164,6 +174,29 @@ class Scores:
         if len(found) != 1:
             raise UserError(f"{len(found)} rows with {wanted}, exactly one needed")
         return self.hist[found[0]]
+
+    def table(self, val: Scores) -> pd.DataFrame:
+        """One row an image, method, layer and setting: the image's scores at the threshold chosen on ``val``.
+
+        Returns:
+            columns method, layer, scales, kernel, threshold (0..255), image, label; iou, miou, precision, recall_part,
+            recall_rest in percent, NaN where there is nothing to be measured, as a part that is not known.
+        """
+        table = []
+        for i, row in enumerate(self.rows.to_dict("records")):
+            which: dict[str, Any] = {str(key): value for key, value in row.items()}
+            t, hist = choose(val.find(**which)), self.hist[i]
+            known = np.where(self.has_part, 100, np.nan)
+            cells = {
+                "iou": 100 * metrics.iou(hist)[:, t],
+                "miou": 100 * metrics.miou(hist)[:, t],
+                "precision": 100 * metrics.precision(hist)[:, t],
+                "recall_part": known * metrics.recall(hist, metrics.PART)[:, t],
+                "recall_rest": known * metrics.recall(hist, metrics.REST)[:, t],
+            }
+            images = {"image": self.names, "label": self.labels}
+            table.append(pd.DataFrame({**which, "threshold": t, **images, **cells}))
+        return pd.concat(table, ignore_index=True)
 
     def join(self, other: Scores) -> Scores:
         """Both tables' rows, of the same images."""
@@ -196,64 +229,68 @@ def score(
         settings: (scales, closing kernel as a fraction of the side) pairs; one row each for every method and layer.
         methods: which of the maps' methods to score; None for all.
         size: side of the square that maps and masks are compared at; None for the photograph's own size, as LID does.
-        folder: where the scores are kept, in a file named by all that determines them; None keeps nothing.
+        folder: where parts are kept, below a name made of all that determines them; None keeps nothing.
 
     An image whose mask holds no object pixel has nothing to be found: it is left out, and a warning counts them.
 
     Raises:
-        UserError: a record without a mask, or no image with an object.
+        UserError: no image, a record without a mask, or no image with an object.
     """
+    what = f"{dataset.name} {dataset.split}"
+    if not len(dataset):
+        raise UserError(f"{what}: no image given, at least one needed")
     pairs = [pair for pair in next(iter(maps.values())).maps if methods is None or pair[0] in methods]
-    if folder is None:
-        return _score(dataset, maps, settings, pairs, size, progress)
-    facts = {"data": dataset.digest, "maps": _fingerprint(maps, pairs), "settings": settings, "size": size}
-    key = hashlib.sha256(json.dumps({**facts, "format": FORMAT}, sort_keys=True).encode()).hexdigest()[:16]
-    file = Path(folder) / f"scores-{key}.npz"
-    if not file.exists():
-        _write_scores(_score(dataset, maps, settings, pairs, size, progress), file)
-    return _read_scores(file)
-
-
-def _score(
-    dataset: Dataset,
-    maps: dict[float, Maps],
-    settings: Sequence[tuple[tuple[float, ...], float]],
-    pairs: Sequence[tuple[str, str]],
-    size: int | None,
-    progress: bool,
-) -> Scores:
     rows = [
         {"method": method, "layer": layer, "scales": name_scales(scales), "kernel": kernel}
         for method, layer in pairs
         for scales, kernel in settings
     ]
     rows += [{"method": name, "layer": "", "scales": "", "kernel": 0.0} for name in BASELINES]
-    hist = np.zeros((len(rows), len(dataset), 4, 256), np.int32)
-    has_object, has_part = np.zeros((2, len(dataset)), bool)
-    for i in tqdm(range(len(dataset)), desc="scoring", unit="image", disable=not progress):
-        record = dataset[i]
-        if record.mask is None:
-            raise UserError(f"{record.name}: no mask, one is needed to score pixels")
-        mask, ignore, part = (_at_size(m, size) for m in (record.mask, record.ignore, record.part))
-        assert mask is not None
-        has_object[i], has_part[i] = mask.any(), part is not None
-        if not has_object[i]:
-            continue
-        for together in _batches([tuple(maps[s].maps[pair].shape for s in maps) for pair in pairs], mask.size):
-            by_scale = {s: np.stack([maps[s].maps[pairs[k]][i] for k in together]) for s in maps}
-            for j, processed in enumerate(_process(by_scale, settings, mask.shape)):
-                for k, q in zip(together, to_uint8(processed), strict=True):
-                    hist[k * len(settings) + j, i] = metrics.histograms(q, mask, ignore, part)
-        for row, baseline in enumerate(BASELINES.values(), start=len(rows) - len(BASELINES)):
-            hist[row, i] = metrics.histograms(to_uint8(baseline(mask.shape)), mask, ignore, part)
-    if not has_object.any():
-        raise UserError(f"{dataset.name} {dataset.split}: no mask holds an object pixel, at least one needed")
-    if not has_object.all():
-        warnings.warn(
-            f"{dataset.name} {dataset.split}: {(~has_object).sum()} images without an object left out", stacklevel=2
-        )
-    names = [name for name, kept in zip(dataset.names, has_object, strict=True) if kept]
-    return Scores(pd.DataFrame(rows), hist[:, has_object], names, dataset.labels[has_object], has_part[has_object])
+
+    def counted(indices: range) -> dict[str, np.ndarray]:
+        images = [_histograms(dataset[i], i, maps, settings, pairs, size) for i in indices]
+        hist, has_object, has_part = map(np.array, zip(*images, strict=True))
+        return {"hist": hist, "has_object": has_object, "has_part": has_part}
+
+    parts = None
+    if folder is not None:
+        facts = {"data": dataset.digest, "maps": _fingerprint(maps, pairs), "settings": settings, "size": size}
+        parts = _parts(folder, "scores", facts)
+    found = _in_parts(len(dataset), counted, parts, f"scoring {what}", progress)
+    there, has_part = found["has_object"], found["has_part"]
+    if not there.any():
+        raise UserError(f"{what}: no mask holds an object pixel, at least one needed")
+    if not there.all():
+        warnings.warn(f"{what}: {(~there).sum()} images without an object left out", stacklevel=2)
+    names = [name for name, here in zip(dataset.names, there, strict=True) if here]
+    hist = np.ascontiguousarray(found.pop("hist").swapaxes(0, 1)[:, there])
+    return Scores(pd.DataFrame(rows), hist, names, dataset.labels[there], has_part[there])
+
+
+def _histograms(
+    record: Record,
+    i: int,
+    maps: dict[float, Maps],
+    settings: Sequence[tuple[tuple[float, ...], float]],
+    pairs: Sequence[tuple[str, str]],
+    size: int | None,
+) -> tuple[np.ndarray, bool, bool]:
+    """Image i's histograms (rows, 4, 256) int32, 0 without an object; whether it has one; whether its part is known."""
+    if record.mask is None:
+        raise UserError(f"{record.name}: no mask, one is needed to score pixels")
+    mask, ignore, part = (_at_size(m, size) for m in (record.mask, record.ignore, record.part))
+    assert mask is not None
+    hist = np.zeros((len(pairs) * len(settings) + len(BASELINES), 4, 256), np.int32)
+    if not mask.any():
+        return hist, False, part is not None
+    for together in _batches([tuple(maps[s].maps[pair].shape for s in maps) for pair in pairs], mask.size):
+        by_scale = {s: np.stack([maps[s].maps[pairs[k]][i] for k in together]) for s in maps}
+        for j, processed in enumerate(_process(by_scale, settings, mask.shape)):
+            for k, q in zip(together, to_uint8(processed), strict=True):
+                hist[k * len(settings) + j] = metrics.histograms(q, mask, ignore, part)
+    for row, baseline in enumerate(BASELINES.values(), start=len(hist) - len(BASELINES)):
+        hist[row] = metrics.histograms(to_uint8(baseline(mask.shape)), mask, ignore, part)
+    return hist, True, part is not None
 
 
 def _batches(shapes: Sequence[object], pixels: int) -> Iterator[list[int]]:
@@ -275,25 +312,10 @@ def _fingerprint(maps: dict[float, Maps], pairs: Sequence[tuple[str, str]]) -> s
     return hashed.hexdigest()
 
 
-def _write_scores(scores: Scores, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
-    with unfinished.open("wb") as stream:
-        np.savez_compressed(
-            stream,
-            rows=np.array(scores.rows.to_csv(index=False)),
-            hist=scores.hist,
-            names=np.array(scores.names),
-            labels=scores.labels,
-            has_part=scores.has_part,
-        )
-    unfinished.replace(file)
-
-
-def _read_scores(file: Path) -> Scores:
-    with np.load(file) as stored:
-        rows = pd.read_csv(io.StringIO(str(stored["rows"])), keep_default_na=False, dtype={"scales": str})
-        return Scores(rows, stored["hist"], stored["names"].tolist(), stored["labels"], stored["has_part"])
+def each_image(count: int, of: Callable[[int], Any], what: str, progress: bool) -> list[Any]:
+    """``of`` each image, several at a time: OpenCV and torch let go of the interpreter while they work."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(tqdm(pool.map(of, range(count)), total=count, desc=what, unit="image", disable=not progress))
 
 
 BASELINES = {"whole_image": whole_image, "centred_gaussian": centred_gaussian}

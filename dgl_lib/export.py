@@ -1,4 +1,4 @@
-"""Tables of ``results/`` for reading and for papers: found by name, written as Markdown, LaTeX, CSV or JSON."""
+"""Tables of ``results/`` and of `dgl evaluate` for reading and for papers, as Markdown, LaTeX, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from dgl_lib import claims, paths
 from dgl_lib.errors import UserError
 
 FORMATS = ("markdown", "latex", "csv", "json")
+#: Shown where no table is named.
+DEFAULTS = ("claims", "scores", "boxes")
 LATEX = {
     "\\": r"\textbackslash{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -30,25 +32,29 @@ def profiles() -> list[str]:
 
 
 def names_of(profile: str) -> dict[str, Path]:
-    """The tables of a profile by name: ``claims``, ``03_scores``, and a page's as ``comparison/scores``.
+    """The tables of a profile by name: ``claims``, ``03_scores``, and a page's as ``comparison/scores``; or those in a
+    folder that ``assess.evaluate`` wrote: ``accuracy``, and ``scores`` or ``boxes``.
 
     Raises:
-        UserError: no results of that profile.
+        UserError: no results of that profile, and no such folder of tables.
     """
-    folder = paths.project_root() / "results" / (".quick" if profile == "quick" else profile)
-    files = sorted(folder.glob("*.csv")) + sorted(folder.glob("*/*.csv"))
-    if not files:
-        raise UserError(f"profile {profile!r} has no results; there are: {', '.join(profiles()) or 'none'}")
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    own = paths.project_root() / "results" / (".quick" if profile == "quick" else profile)
+    for folder in (own, Path(profile)):
+        if files := sorted(folder.glob("*.csv")) + sorted(folder.glob("*/*.csv")):
+            return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    there = ", ".join(profiles()) or "none"
+    raise UserError(f"no results of a profile and no folder of tables is named {profile!r}; profiles: {there}")
 
 
-def read(profile: str, name: str) -> pd.DataFrame:
-    """A profile's table by its name, or by what stands behind the notebook's number: ``scores`` is ``03_scores``.
+def read(profile: str, name: str = "") -> pd.DataFrame:
+    """A profile's or folder's table by its name, or by what stands behind the notebook's number: ``scores`` is
+    ``03_scores``. No name: the first there of ``DEFAULTS``.
 
     Raises:
         UserError: no such table, or several.
     """
     tables = names_of(profile)
+    name = name or next((default for default in DEFAULTS if default in tables), DEFAULTS[0])
     numbered = [key for key in tables if key.partition("_")[0].isdecimal() and key.partition("_")[2] == name]
     if name not in tables and len(numbered) != 1:
         raise UserError(f"table {name!r} is not in results of {profile!r}; allowed: {', '.join(tables)}")
@@ -84,7 +90,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.2f}"
+        return "" if math.isnan(value) else f"{value:z.2f}"
     return str(value)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from dgl_lib.errors import UserError
@@ -20,6 +23,39 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text, encoding="utf-8", newline="\n")
     os.replace(beside, path)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as a compressed ``.npz`` beside ``path`` and put it in place in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}")  # two runs may compute the same
+    with beside.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    beside.replace(path)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a ``.npz`` by name."""
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of a ``.npz``; where there is none yet, what ``make`` gives, which is written there."""
+    if path.exists():
+        return read_arrays(path)
+    made = dict(make())
+    write_arrays(path, made)
+    return made
+
+
+def key_of(facts: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> str:
+    """Sixteen hexadecimal digits to name a file by all that determines it: JSON-like facts, and arrays to the byte."""
+    hashed = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for array in arrays:
+        hashed.update(f"{array.shape} {array.dtype}".encode())
+        hashed.update(np.ascontiguousarray(array).data)
+    return hashed.hexdigest()[:16]
 
 
 def sha256(path: Path) -> str:

@@ -188,8 +188,8 @@ def _effects_markdown(by_seed: pd.DataFrame, spreads: pd.DataFrame) -> str:
     rows = []
     for row in spreads.to_dict("records"):
         own = by_seed[by_seed["effect"] == row["effect"]].set_index("seed").to_dict("index")
-        cells = ["{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format_map(own[seed]) for seed in seeds]
-        over = "{mean:+.2f} [{low:+.2f}, {high:+.2f}]; {min:+.2f} to {max:+.2f}, sd {sd:.2f}".format_map(row)
+        cells = ["{mean:+z.2f} [{low:+z.2f}, {high:+z.2f}]".format_map(own[seed]) for seed in seeds]
+        over = "{mean:+z.2f} [{low:+z.2f}, {high:+z.2f}]; {min:+z.2f} to {max:+z.2f}, sd {sd:.2f}".format_map(row)
         rows.append([row["claim"], row["effect"], *cells, over])
     header = ["", "effect, points of IoU", *(f"seed {seed}" for seed in seeds), "mean over seeds; range"]
     return claims.markdown(header, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,3 +43,8 @@ def select(
     chosen = table.reset_index(drop=True).loc[groups[val].idxmax()]
     sizes, best = groups[val].size().to_numpy(), groups[peak].max().to_numpy()
     return chosen.assign(candidates=sizes, test_best=best).reset_index(drop=True)
+
+
+def highest(table: pd.DataFrame, by: str) -> dict[str, Any]:
+    """The row with the highest value in column ``by``, the first where several tie, as a dictionary."""
+    return table.iloc[int(table[by].to_numpy().argmax())].to_dict()  # type: ignore[return-value]

@@ -1,15 +1,20 @@
-"""Small data sets in the layouts of the real ones: same lists, same quirks, images of the right names and sizes."""
+"""Small data sets: in the layouts of the real ones, same lists, same quirks; and toys that need no files."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from dgl_lib.datasets.records import Record
 from dgl_lib.errors import UserError
+from dgl_lib.evaluation import Maps, Scores
+from dgl_lib.localize import CONTROLS, METHODS
 
 HEIGHT, WIDTH = 24, 32
 VOC = (
@@ -189,3 +194,60 @@ def folder(root: Path, count: int = 5) -> Path:
     mask(root / "parts/cup/0.png", (18, 2, 24, 5))
     mask(root / "ignore/cup/0.png", (0, 0, 1, 23))
     return root
+
+
+# ------------------------------------------------------------------------------------------------ toys without files
+
+
+class Toy:
+    """Random pictures of three classes; the object is a box."""
+
+    name, classes = "toy", ("a", "b", "c")
+
+    def __init__(self, split: str, count: int):
+        self.split, self.digest = split, f"{split}-{count}"
+        self.names, self.labels = [f"{split}-{i}" for i in range(count)], np.arange(count, dtype=np.int64) % 3
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> np.ndarray:
+        return np.random.default_rng([len(self.split), index]).integers(256, size=(32, 40, 3)).astype(np.uint8)
+
+    def __getitem__(self, index: int) -> Record:
+        left, pixels = 2 + index % 9, np.zeros((32, 40), bool)
+        pixels[4:20, left:24] = True
+        box = np.array([[left, 4, 23, 19]], np.int32)
+        return Record(self.names[index], self.image(index), int(self.labels[index]), box, pixels)
+
+
+class Bordered(Toy):
+    """The line above the object is in no score."""
+
+    def __getitem__(self, index: int) -> Record:
+        record = super().__getitem__(index)
+        assert record.mask is not None
+        ignore = np.zeros_like(record.mask)
+        ignore[3] = record.mask[4]
+        return replace(record, ignore=ignore)
+
+
+def random_maps(count: int, seed: int = 0) -> Maps:
+    """Noise for every method and control on two layers, CAM on the last only."""
+    draw = np.random.default_rng(seed)
+    pairs = [
+        (m, layer) for m in (*METHODS, *CONTROLS) for layer in ("Mixed_6e", "add1") if m != "cam" or layer == "add1"
+    ]
+    maps = {pair: draw.normal(size=(count, 3, 3)).astype(np.float32) for pair in pairs}
+    return Maps(maps, draw.normal(size=(count, 3)).astype(np.float32), np.arange(count) % 3)
+
+
+def scored(hist: np.ndarray, several: bool = False) -> Scores:
+    """Scores of CAM, DGL and the baselines, on one layer, with these histograms (rows, images, 4, 256)."""
+    rows = [("cam", "add1"), ("dgl", "add1"), ("whole_image", ""), ("centred_gaussian", "")]
+    table = pd.DataFrame(rows, columns=["method", "layer"]).assign(scales="1", kernel=0.0)
+    if several:  # the same maps at one scale and at two
+        table = pd.concat([table[:2], table[:2].assign(scales="1+2")], ignore_index=True)
+        hist = np.concatenate([hist[:2], hist[:2]])
+    images = hist.shape[1]
+    return Scores(table, hist, [f"{i}" for i in range(images)], np.zeros(images, int), np.zeros(images, bool))

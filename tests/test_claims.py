@@ -135,6 +135,12 @@ def test_gathering(tmp_path: Path) -> None:
     assert len(text.splitlines()) == 11
 
 
+def test_what_rounds_to_zero_has_no_minus(tmp_path: Path) -> None:
+    save_claims(tmp_path, "04", [claim_row("C7", -0.004, -0.0049, 0.0, 400), claim_row("C8", -0.006, -1.0, -0.0, 400)])
+    text = claims_markdown(tmp_path)
+    assert "+0.00 [+0.00, +0.00] points" in text and "-0.01 [-1.00, +0.00] points" in text
+
+
 def test_markdown_keeps_its_columns() -> None:
     assert markdown(["a", "b"], [["x|y", "two\nlines"]]) == "| a | b |\n| --- | --- |\n| x\\|y | two lines |"
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sets import Toy
 
 from dgl_lib import controls, paths, study
-from dgl_lib.datasets.records import Record
 from dgl_lib.errors import UserError
 from dgl_lib.evaluation import Maps, raw_maps, score
 from dgl_lib.models import SPGPlain, save_checkpoint, spg_plain
@@ -30,28 +30,6 @@ PARAMETERS = {
 
 
 NAMES = ["cam", "grad_cam", "dgl", "features"]
-
-
-class Toy:
-    """Random pictures of three classes with a box as their object."""
-
-    name, classes = "toy", ("a", "b", "c")
-
-    def __init__(self, count: int, split: str = "test"):
-        self.split, self.digest = split, f"{split}-{count}"
-        self.names, self.labels = [f"{split}-{i}" for i in range(count)], np.arange(count, dtype=np.int64) % 3
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def image(self, index: int) -> np.ndarray:
-        return np.random.default_rng([len(self.split), index]).integers(256, size=(32, 32, 3)).astype(np.uint8)
-
-    def __getitem__(self, index: int) -> Record:
-        mask = np.zeros((32, 32), bool)
-        mask[4:20, 2 + index : 20] = True
-        label = int(self.labels[index])
-        return Record(self.names[index], self.image(index), label, np.zeros((0, 4), np.int32), mask)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +107,7 @@ WHAT: dict = {"layers": ["Mixed_6e"], "methods": ["features", "pixel_selection",
 
 
 def test_maps_of_other_classes(model: SPGPlain, tmp_path: Path) -> None:
-    data, others = Toy(3), [2, 0, 1]
+    data, others = Toy("test", 3), [2, 0, 1]
     right = raw_maps(model, data, folder=tmp_path, **WHAT)
     wrong = raw_maps(model, data, classes=others, folder=tmp_path, **WHAT)  # not the other's stored parts
     assert wrong.classes.tolist() == others and right.classes.tolist() == [0, 1, 2]
@@ -143,7 +121,7 @@ def test_maps_of_other_classes(model: SPGPlain, tmp_path: Path) -> None:
 
 
 def test_a_map_that_ignores_the_class_stays_the_same(model: SPGPlain) -> None:
-    data, val = Toy(6), Toy(6, "val")
+    data, val = Toy("test", 6), Toy("val", 6)
     right, of_val = raw_maps(model, data, **WHAT), raw_maps(model, val, **WHAT)
     wrong = raw_maps(model, data, classes=(data.labels + 1) % 3, **WHAT)
     scores = score(val, {1.0: of_val})
@@ -159,7 +137,7 @@ def test_a_map_that_ignores_the_class_stays_the_same(model: SPGPlain) -> None:
 
 
 def test_flat_maps_leave_no_likeness(model: SPGPlain) -> None:
-    data = Toy(4)
+    data = Toy("test", 4)
     flat = Maps({("grad_cam", "Mixed_6e"): np.zeros((4, 4, 4), np.float32)}, np.zeros((4, 3)), data.labels)
     scores = score(data, {1.0: flat})
     it = controls.Measured(scores, scores, flat)
@@ -173,7 +151,7 @@ def test_flat_maps_leave_no_likeness(model: SPGPlain) -> None:
 def project(monkeypatch: pytest.MonkeyPatch, folder: Path, model: SPGPlain) -> None:
     """A study of toy pictures: its parts, network, maps and control network, without a profile."""
     layers = ["Mixed_6e", "add1"]
-    parts = {"val": Toy(6, "val"), "test": Toy(8)}
+    parts = {"val": Toy("val", 6), "test": Toy("test", 8)}
     torch.manual_seed(1)
     save_checkpoint(spg_plain(3, width=1 / 16), folder / "other.safetensors")
 

@@ -170,10 +170,10 @@ def test_the_key_sees_all_that_determines_a_map(model: SPGPlain, tmp_path: Path,
 SETTINGS = (((1.0,), 0.0), ((1.0, 2.0), 0.0), ((1.0, 2.0), 0.25))
 
 
-def toy_maps(side: int, methods: tuple[str, ...] = ("dgl", "cam")) -> Maps:
+def toy_maps(side: int, methods: tuple[str, ...] = ("dgl", "cam"), count: int = 2) -> Maps:
     draw = np.random.default_rng(side)
-    maps = {(method, "add1"): draw.normal(size=(2, side, side)).astype(np.float32) for method in methods}
-    return Maps(maps, np.zeros((2, 3), np.float32), np.zeros(2, np.int64))
+    maps = {(method, "add1"): draw.normal(size=(count, side, side)).astype(np.float32) for method in methods}
+    return Maps(maps, np.zeros((count, 3), np.float32), np.zeros(count, np.int64))
 
 
 def by_hand(maps: list[np.ndarray], kernel: int, size: tuple[int, int]) -> np.ndarray:
@@ -238,6 +238,62 @@ def test_what_cannot_be_scored_is_refused(monkeypatch) -> None:
     assert len(scores.join(scores).rows) == 2 * len(scores.rows)
 
 
+def same(a: Scores, b: Scores) -> bool:
+    arrays = (np.array_equal(getattr(a, name), getattr(b, name)) for name in ("hist", "labels", "has_part"))
+    return a.rows.equals(b.rows) and a.names == b.names and all(arrays)
+
+
+class Watched(Toy):
+    """Says which images were read, and dies at one of them; the third holds no object."""
+
+    def __init__(self, dies_at: int = -1):
+        super().__init__(7)
+        self.dies_at, self.read = dies_at, list[int]()
+
+    def __getitem__(self, index: int) -> Record:
+        if index == self.dies_at:
+            raise KeyboardInterrupt
+        self.read.append(index)
+        record = super().__getitem__(index)
+        return changed(record, mask=np.zeros_like(record.mask)) if index == 2 else record
+
+
+@pytest.mark.filterwarnings("ignore:.*1 images without an object left out")
+def test_a_killed_scoring_computes_only_what_is_missing(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(evaluation, "PART", 2)
+    maps = {1.0: toy_maps(4, count=7), 2.0: toy_maps(7, count=7)}
+    expected = score(Watched(), maps, SETTINGS)
+    assert expected.names == ["0", "1", "3", "4", "5", "6"] and expected.hist.shape == (8, 6, 4, 256)
+    killed, again, third = Watched(dies_at=5), Watched(), Watched()
+    with pytest.raises(KeyboardInterrupt):
+        score(killed, maps, SETTINGS, folder=tmp_path)
+    assert killed.read == [0, 1, 2, 3, 4]  # two parts of two are there, the third is lost
+    assert same(score(again, maps, SETTINGS, folder=tmp_path), expected) and again.read == [4, 5, 6]
+    with pytest.warns(UserWarning, match="1 images without an object left out"):
+        assert same(score(third, maps, SETTINGS, folder=tmp_path), expected)
+    assert third.read == [] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_key_sees_all_that_determines_a_score(tmp_path: Path) -> None:
+    maps, other = toy_maps(4), toy_maps(4)
+    other.maps["dgl", "add1"][0, 0, 0] += 1e-6
+    changes: list[dict] = [
+        *({}, {"maps": {1.0: other}}, {"dataset": Toy(2, digest="other")}, {"size": 10}, {"methods": ["dgl"]}),
+        {"settings": (((1.0,), 0.25),)},
+    ]
+    for count, change in enumerate(changes, start=1):
+        options = {"dataset": Toy(2), "maps": {1.0: maps}, **change}
+        for _ in range(2):
+            got = score(folder=tmp_path, **options)
+            assert len(list(tmp_path.iterdir())) == count and same(got, score(**options)), change
+
+
+def test_no_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="toy test: no image given, at least one needed"):
+        score(Toy(0), {1.0: toy_maps(4, count=0)}, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_fusions_are_mean_and_maximum_of_the_two_branches() -> None:
     a, b = np.array([[[0.0, 2.0], [1.0, 0.0]]]), np.array([[[1.0, 1.0], [5.0, 1.0]]])
     got = fusions(a, b)
@@ -267,6 +323,21 @@ def test_the_threshold_comes_from_validation_alone() -> None:
     assert row["miou"] == 12.5 and row["precision"] == 25 and row["recall_part"] == row["recall_rest"] == 100
     assert (row["test_peak"], row["test_peak_threshold"]) == (100, 151)
     assert choose(val.hist[0]) == 51 and choose(test.hist[0]) == 151
+
+
+def test_the_means_of_the_tidy_table_are_the_report() -> None:
+    data = Toy(5)
+    val, test = (score(data, {1.0: toy_maps(side, count=5), 2.0: toy_maps(7, count=5)}, SETTINGS) for side in (4, 5))
+    test = changed(test, has_part=np.arange(5) > 1)
+    table = test.table(val)
+    assert len(table) == 8 * 5 and table["image"].tolist()[:5] == data.names
+    keys, means = ["method", "layer", "scales", "kernel"], ["iou", "miou", "precision", "recall_part", "recall_rest"]
+    assert not table.duplicated([*keys, "image"]).any()
+    found, reported = table.groupby(keys).mean(numeric_only=True), report(val, test).set_index(keys)
+    pd.testing.assert_frame_equal(
+        found[["threshold", *means]], reported.loc[found.index, ["threshold", *means]], check_dtype=False
+    )
+    assert table["recall_part"].isna().sum() == 8 * 2  # the part of two images is not known
 
 
 def test_the_report_of_an_unknown_part_says_nan() -> None:

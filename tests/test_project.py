@@ -52,7 +52,7 @@ LINE = [
     ["datasets"],
     ["training"],
     ["evaluation"],
-    ["ablation"],
+    ["ablation", "thresholds"],
     ["claims"],
     ["networks"],
     ["predict"],
@@ -61,6 +61,7 @@ LINE = [
     ["study", "readme"],
     ["plots"],
     ["comparison"],
+    ["boxscores", "normalisation", "mistakes"],
     ["scores"],
     ["controls"],
     ["seeds"],
@@ -185,6 +186,14 @@ def test_imports_follow_the_line(path: Path):
 def python(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT]))}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+
+
+def test_no_difference_is_printed_as_minus_zero():
+    """``+z.1f`` rounds -0.04 to +0.0, where ``+.1f`` would print -0.0."""
+    signed = [
+        p for p in (ROOT / "dgl_lib").rglob("*.py") if re.search(r"[:{]\+\.\d+[efg]\b", p.read_text(encoding="utf-8"))
+    ]
+    assert not signed
 
 
 def test_import_is_light():

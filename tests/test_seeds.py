@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sets import Toy
 
 from dgl_lib import paths, seeds, study
-from dgl_lib.datasets.records import Record
 from dgl_lib.evaluation import Maps, Scores, raw_maps
 from dgl_lib.models import load_checkpoint, save_checkpoint, spg_plain
 
@@ -98,27 +98,6 @@ def test_signs_verdicts_and_intervals() -> None:
     )
 
 
-class Toy:
-    """Random pictures of three classes with a box as their object."""
-
-    name, classes = "toy", ("a", "b", "c")
-
-    def __init__(self, split: str):
-        self.split, self.digest = split, split
-        self.names, self.labels = [f"{split}-{i}" for i in range(6)], np.arange(6, dtype=np.int64) % 3
-
-    def __len__(self) -> int:
-        return 6
-
-    def image(self, index: int) -> np.ndarray:
-        return np.random.default_rng([len(self.split), index]).integers(256, size=(32, 32, 3)).astype(np.uint8)
-
-    def __getitem__(self, index: int) -> Record:
-        mask = np.zeros((32, 32), bool)
-        mask[4:20, 2 + index : 20] = True
-        return Record(self.names[index], self.image(index), index % 3, np.zeros((0, 4), np.int32), mask)
-
-
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
 
@@ -131,11 +110,11 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def every_map(parameters: dict, split: str, progress: bool = False) -> Maps:
         model = load_checkpoint(tmp_path / parameters["checkpoint"])
-        return raw_maps(model, Toy(split), layers=LAYERS, methods=NAMES, size=32, device="cpu")
+        return raw_maps(model, Toy(split, 6), layers=LAYERS, methods=NAMES, size=32, device="cpu")
 
     monkeypatch.setattr(study, "train_classifier", train)
     monkeypatch.setattr(study, "every_map", every_map)
-    monkeypatch.setattr(study, "part", lambda parameters, split: Toy(split))
+    monkeypatch.setattr(study, "part", lambda parameters, split: Toy(split, 6))
     monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
     (page := tmp_path / "page").mkdir()
     parameters = {"data": "creatures", "layer": "Mixed_6e", "layers": LAYERS, "seed": 4, "checkpoint": "trained"}

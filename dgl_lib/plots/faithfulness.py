@@ -26,7 +26,7 @@ def _line(method: str) -> dict[str, Any]:
 def difference(row: Mapping[Any, Any], kind: str) -> str:
     """DGL's paired difference from a row of the table of areas, in words that its interval allows."""
     mean, low, high = (row[f"dgl_{kind}{end}"] for end in ("", "_low", "_high"))
-    interval = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    interval = f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}]"
     if low <= 0 <= high:
         return f"no difference shown ({interval})"
     return f"DGL is {'better' if (mean > 0) == (kind == 'insertion') else 'worse'} ({interval})"
