@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -31,7 +30,7 @@ from dgl_lib import claims, metrics, paths, study
 from dgl_lib.datasets import Dataset, Subset
 from dgl_lib.errors import UserError
 from dgl_lib.evaluation import raw_maps, score
-from dgl_lib.files import write_text
+from dgl_lib.files import key_of, read_arrays, write_arrays, write_text
 from dgl_lib.localize import METHODS
 from dgl_lib.maps import centred_gaussian, minmax, resize
 from dgl_lib.models import Classifier, digest, preprocess
@@ -190,14 +189,15 @@ def all_curves(
 
     Args:
         maps: raw maps (N, h, w) of the data set's images.
-        p: parameters: ``image_size``, ``alpha``, ``rule``, ``device``.
+        p: parameters: ``resize``, the side in pixels at which the network was validated and is asked here; ``device``;
+            ``image_size``, ``alpha`` and ``rule``, of which the maps were made.
         folder: where the files are kept.
     """
-    size = p["image_size"]
+    size = p["resize"]
     beside = [getattr(model, name, None) for name in ("mean", "std", "count_include_pad")]
-    facts = {"model": [digest(model), *beside], "size": size, "alpha": p["alpha"], "rule": p["rule"]}
+    facts = {"model": [digest(model), *beside], **{name: p[name] for name in ("resize", "image_size", "alpha", "rule")}}
     facts |= {"steps": STEPS, "blur": BLUR, "seed": SEED, "format": FORMAT}
-    parts = folder / f"curves-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
+    parts = folder / f"curves-{key_of(facts)}"
     write_text(parts / "facts.json", json.dumps(facts, indent=1, sort_keys=True))
     baselines = {("random_order", ""): torch.zeros(1, 1), ("centred_gaussian", ""): centred_gaussian((size, size))}
     model.to(pick_device(p["device"]), memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -206,19 +206,13 @@ def all_curves(
         image, label = dataset.image(i), int(dataset.labels[i])
         known = hashlib.sha256(image.tobytes() + f"{image.shape} {label}".encode()).hexdigest()[:16]
         file = parts / f"{known}.npz"
-        stored = {}
-        if file.exists():
-            with np.load(file) as arrays:
-                stored = {key: arrays[key] for key in arrays.files}
+        stored = read_arrays(file) if file.exists() else {}
         wanted = {pair: torch.from_numpy(m[i]) for pair, m in maps.items()} | baselines
         missing = {pair: m for pair, m in wanted.items() if "|".join(pair) not in stored}
         if missing:
             [x] = preprocess(model, [image], size)
             stored |= {"|".join(pair): curve for pair, curve in curves(model, x, label, missing).items()}
-            unfinished = file.with_name(f"{file.name}.{os.getpid()}")
-            with unfinished.open("wb") as stream:
-                np.savez_compressed(stream, **stored)
-            unfinished.replace(file)
+            write_arrays(file, stored)
         pieces.append({pair: stored["|".join(pair)] for pair in wanted})
     model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return {pair: np.stack([piece[pair] for piece in pieces]) for pair in pieces[0]}
@@ -366,8 +360,9 @@ tests ask what the classifier uses; a method may be good at one and not at the o
 {_auc_markdown(auc)}
 
 Test images: {n}, the first ones, classes in turn. Each method on the layer with its best validation IoU, for the given
-class, at {p["image_size"]} px. In brackets 95 % bootstrap intervals over images; the last two columns are DGL minus the
-row, paired. Full precision: [auc.csv](auc.csv), [curves.csv](curves.csv).
+class, at {p["image_size"]} px; the network is asked at {p["resize"]} px, where its accuracy was measured. In brackets
+95 % bootstrap intervals over images; the last two columns are DGL minus the row, paired. Full precision:
+[auc.csv](auc.csv), [curves.csv](curves.csv).
 
 Definition (Petsiuk et al., RISE, BMVC 2018): pixels are ranked by the map, min-maxed and resized bilinearly; then p_c,
 the class's probability, is taken after every {100 / STEPS:g} % of them. *Deletion* sets the most salient pixels to zero
@@ -437,7 +432,7 @@ def _random(random: pd.DataFrame) -> list[str]:
         least = str(now.abs().idxmin())
         lines.append(
             f"With {what} randomised, the maps of these methods hardly change (rank correlation of at least "
-            f"{UNCHANGED:g}): {names}. Least alike: {_name(least)} ({float(now[least]):.2f})."
+            f"{UNCHANGED:g}): {names}. Least alike: {_name(least)} ({float(now[least]):z.2f})."
         )
     return lines
 
@@ -445,7 +440,7 @@ def _random(random: pd.DataFrame) -> list[str]:
 def _cell(row: Mapping[Any, Any] | pd.Series, kind: str, sign: str = "") -> str:
     if pd.isna(row[kind]):
         return ""
-    return f"{row[kind]:{sign}.3f} [{row[f'{kind}_low']:{sign}.3f}, {row[f'{kind}_high']:{sign}.3f}]"
+    return f"{row[kind]:{sign}z.3f} [{row[f'{kind}_low']:{sign}z.3f}, {row[f'{kind}_high']:{sign}z.3f}]"
 
 
 def _auc_markdown(auc: pd.DataFrame) -> str:
@@ -464,5 +459,5 @@ def _random_markdown(random: pd.DataFrame) -> str:
     names = random.drop_duplicates("step").set_index("step")["block"]
     head = ["randomised down to", *(names[step] or "nothing" for step in wide.columns)]
     return claims.markdown(
-        head, [[_name(str(m)), *(f"{v:.2f}" for v in row)] for m, row in zip(wide.index, wide.to_numpy(), strict=True)]
+        head, [[_name(str(m)), *(f"{v:z.2f}" for v in row)] for m, row in zip(wide.index, wide.to_numpy(), strict=True)]
     )

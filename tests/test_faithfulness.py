@@ -166,7 +166,7 @@ class Toy:
         return np.random.default_rng(index).integers(256, size=(32, 32, 3)).astype(np.uint8)
 
 
-P = {"image_size": 32, "alpha": 10.0, "rule": "released", "device": "cpu", "layer": "Mixed_6e"}
+P = {"image_size": 32, "resize": 32, "alpha": 10.0, "rule": "released", "device": "cpu", "layer": "Mixed_6e"}
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +214,9 @@ def test_a_broken_off_run_goes_on(model: SPGPlain, tmp_path: Path, monkeypatch: 
 @pytest.mark.usefixtures("few_steps")
 def test_other_settings_are_not_mistaken_for_these(model: SPGPlain, tmp_path: Path) -> None:
     maps = some_maps(1)
-    for p in (P, P | {"alpha": 5.0}, P | {"rule": "autograd"}, P | {"image_size": 40}):
+    for p in (P, P | {"alpha": 5.0}, P | {"rule": "autograd"}, P | {"image_size": 40}, P | {"resize": 40}):
         all_curves(model, Toy(1), maps, p, folder=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_images_come_class_by_class_in_turn() -> None:
