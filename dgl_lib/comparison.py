@@ -38,6 +38,10 @@ Row = dict[str, str]  # method and layer, as in ``Scores.rows``
 Line = Any  # one line of a table as pandas hands it out, a dictionary or a series
 
 
+#: DGL's verdict on another method, in words.
+AGAINST = {"gains": "gains on", "level": "is level with", "undecided": "is undecided against", "loses": "loses to"}
+
+
 def run(profile: str, settings: Sequence[str] = (), *, progress: bool = True) -> Path:
     """Make the page ``results/PROFILE/comparison`` and return its folder. UserError: as ``study.run``."""
     return study.make_page("comparison", profile, settings, partial(make, progress=progress), progress=progress)
@@ -359,8 +363,7 @@ def percent(line: Line) -> str:
 
 def points(mean: float, low: float, high: float) -> str:
     """A difference with its interval."""
-    mean, low, high = (round(x, 1) + 0.0 for x in (mean, low, high))  # + 0.0: no -0.0
-    return f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    return f"{mean:+z.1f} points [{low:+z.1f}, {high:+z.1f}]"
 
 
 def said(a: str, b: str, line: Line) -> str:
@@ -397,17 +400,13 @@ def answer(t: Mapping[str, pd.DataFrame], profile: str) -> str:
 
 
 def findings(t: Mapping[str, pd.DataFrame], layer: str) -> str:
-    """What was found, method by method, as a Markdown list; every word follows from the tables.
+    """What was found, as a Markdown list, and a table of the methods; every word follows from the tables.
 
-    ``layer`` is the profile's, on which DGL is compared beside its own chosen one.
+    ``layer`` is the profile's, on which the methods are compared too, beside each one's own chosen layer.
     """
-    lines = [_found_best(t), _found_dgl(t, layer)]
-    own = find(t["chosen"], "dgl")["layer"]
-    for row in t["chosen"].to_dict("records"):
-        if row["method"] != "dgl" and row["kind"] != "baseline":
-            lines.append(_found_relative(t, row, list(dict.fromkeys([own, layer]))))
+    lines = [_found_best(t), _found_dgl(t, layer), *_found_against(t, layer), *_found_parts(t["parts"])]
     lines += [_found_terms(t, layer), *_found_where(t), _found_worst(t)]
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {line}" for line in lines) + "\n\n" + _methods_markdown(t, layer)
 
 
 def _found_best(t: Mapping[str, pd.DataFrame]) -> str:
@@ -436,43 +435,66 @@ def _found_dgl(t: Mapping[str, pd.DataFrame], layer: str) -> str:
     text = f"**DGL** is number {methods.index('dgl') + 1} of {len(methods)} on validation, on {dgl['layer']}: test IoU "
     text += f"{percent(dgl)}. Over the layers it runs from {low['iou']:.1f} % ({low['layer']}) to {high['iou']:.1f} % "
     text += f"({high['layer']})"
-    text += f"; on {layer} it is {percent(there)}." if layer != dgl["layer"] else "."
-    return " ".join([text, *_found_parts(t["parts"], "dgl")])
+    return text + (f"; on {layer} it is {percent(there)}." if layer != dgl["layer"] else ".")
 
 
-def _found_relative(t: Mapping[str, pd.DataFrame], row: Line, dgl_layers: Sequence[str]) -> str:
-    """A method's own score, then DGL against it: both on their own layer, then both on the same."""
-    name, method = style.NAMES.get(row["method"], row["method"]), row["method"]
-    baseline = name_of(t["chosen"][t["chosen"]["kind"] == "baseline"].iloc[0])
-    lines = [f"**{name}** is best on {row['layer']}: test IoU {percent(row)}; {_over_baseline(row, baseline)}."]
-    of = t["gains"][t["gains"]["method"] == method]
-    for dgl_layer in dgl_layers:
-        here = of[of["dgl_layer"] == dgl_layer]
-        dgl = f"DGL on {dgl_layer}"
-        sides = [said(dgl, "it on its own layer", here[here["at"] == "own"].iloc[0])]
-        same = here[here["at"] == "same"]
-        if len(same) and row["layer"] != dgl_layer:
-            sides.append(said("DGL", "it on that same layer", same.iloc[0]))
-        elif not len(same):
-            sides.append(f"on {dgl_layer} it does not exist")
-        lines.append(_sentence("; ".join(sides)))
-    return " ".join([*lines, *_found_parts(t["parts"], method)])
+def _found_against(t: Mapping[str, pd.DataFrame], layer: str) -> Iterator[str]:
+    """DGL against every other row: each on its own best layer, then both on ``layer``."""
+    own, same = _own_and_same(t, layer)
+    dgl = name_of(find(t["chosen"], "dgl"))
+    for title, of, who in (("Each on its best layer", own, dgl), (f"All on {layer}", same.assign(layer=""), "DGL")):
+        words = []
+        for word, text in AGAINST.items():
+            lines = of[of["verdict"] == word].to_dict("records")
+            if lines:
+                words.append(f"{text} " + ", ".join(f"{name_of(line)} ({line['mean']:+z.1f})" for line in lines))
+        yield f"**{title},** in points of IoU: {who} " + "; ".join(words) + "."
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
+def _own_and_same(t: Mapping[str, pd.DataFrame], layer: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The differences from DGL with each method on its own best layer, and those with both on ``layer``."""
+    table = t["gains"][t["gains"]["layer"] != ""]  # baselines have none
+    own = (table["at"] == "own") & (table["dgl_layer"] == find(t["chosen"], "dgl")["layer"])
+    return table[own], table[(table["at"] == "same") & (table["dgl_layer"] == layer)]
 
 
-def _found_parts(table: pd.DataFrame, method: str) -> list[str]:
+def _signed(line: Line) -> str:
+    """A difference with its interval, its unit said before."""
+    return points(line["mean"], line["low"], line["high"]).replace(" points", "")
+
+
+def _found_parts(table: pd.DataFrame) -> Iterator[str]:
     if not len(table):
-        return []
-    of = table[table["method"] == method].set_index("measure")
-    part, rest, precision, gap = (dict(of.loc[name]) for name in ("recall_part", "recall_rest", "precision", "gap"))
-    more = "more of the telling part" if gap["low"] > 0 else "more of the rest" if gap["high"] < 0 else ""
-    difference = points(gap["mean"], gap["low"], gap["high"])
-    text = f"It finds {part['mean']:.1f} % of the telling part and {rest['mean']:.1f} % of the rest"
-    text += f" ({more}: {difference})" if more else f" (the difference, {difference}, is not decided)"
-    return [f"{text}, with a precision of {precision['mean']:.1f} %."]
+        return
+    table = table[table["layer"] != ""]  # baselines have none
+    gap = table[table["measure"] == "gap"]
+    more, less = (int(count) for count in ((gap["low"] > 0).sum(), (gap["high"] < 0).sum()))
+    small, large = (gap.iloc[at()].to_dict() for at in (gap["mean"].argmin, gap["mean"].argmax))
+    rest = table[table["measure"] == "recall_rest"]
+    most, dgl = rest.iloc[rest["mean"].argmax()].to_dict(), find(rest, "dgl")
+    yield (
+        f"**The whole object?** {more} of {len(gap)} methods and controls find more of the telling part than of the "
+        f"rest, {less} less; the gap runs from {_signed(small)} points ({name_of(small)}) to {_signed(large)} "
+        f"({name_of(large)}). Of the rest, {name_of(most)} finds most, {most['mean']:.1f} %; {name_of(dgl)} "
+        f"{dgl['mean']:.1f} %."
+    )
+
+
+def _methods_markdown(t: Mapping[str, pd.DataFrame], layer: str) -> str:
+    """A line a method: its score, DGL's difference from it twice, and how much of the object's parts it finds."""
+    compared = [table.set_index("method") for table in _own_and_same(t, layer)]
+    found = t["parts"].pivot_table("mean", "method", "measure") if len(t["parts"]) else pd.DataFrame()
+    measures = {"recall_part": "telling part found", "recall_rest": "rest found", "precision": "precision"}
+    shown = [name for name in measures if name in found]
+    rows = []
+    for row in t["chosen"].to_dict("records"):
+        if row["kind"] != "baseline":
+            method = row["method"]
+            differences = [_signed(of.loc[method]) if method in of.index else "" for of in compared]
+            cells = [f"{found.loc[method, name]:.1f} %" for name in shown]
+            rows.append([style.NAMES.get(method, method), row["layer"], percent(row), *differences, *cells])
+    header = ["", "best layer", "test IoU", "DGL minus it, each on its best layer", f"both on {layer}"]
+    return markdown([*header, *(measures[name] for name in shown)], rows)
 
 
 def _found_terms(t: Mapping[str, pd.DataFrame], layer: str) -> str:
@@ -494,7 +516,7 @@ def _found_where(t: Mapping[str, pd.DataFrame]) -> Iterator[str]:
         words = []
         for word in ("gains", "loses"):
             of = table[table["verdict"] == word].to_dict("records")
-            groups = ", ".join(f"{_group(line)} ({line['mean']:+.1f})" for line in of)
+            groups = ", ".join(f"{_group(line)} ({line['mean']:+z.1f})" for line in of)
             words.append(f"{word} on {len(of)} of {len(table)} groups" + (f" ({groups})" if of else ""))
         count = table["verdict"].value_counts()
         words.append(f"level on {count.get('level', 0)}, undecided on {count.get('undecided', 0)}")
