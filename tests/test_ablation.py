@@ -323,6 +323,20 @@ def test_figures_of_the_table_say_what_it_says(study):
     assert f"DGL: MS {plots.direction(one['low'], one['high'])} and MC " in title
 
 
+def test_steps_by_several_scores_say_where_dgl_gains():
+    rows = []
+    for name, low in (("mask IoU", 1.0), ("GT-known", -9.0), ("PxAP", 0.5)):
+        for method, treatment in (("whole_image", ""), ("dgl", "none"), ("dgl", "MS"), ("dgl", "MS+MC")):
+            gain = {"over": low + 1, "over_low": low, "over_high": low + 2}
+            rows.append({"score": name, "method": method, "treatment": treatment, **gain, "low": 50.0, "high": 60.0})
+    figure = plots.box_steps_figure(pd.DataFrame(rows), ["mask IoU", "GT-known", "PxAP"])
+    assert figure.get_suptitle() == "DGL under MS+MC: goes up by mask IoU, PxAP; goes down by GT-known"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "DGL (both branches), MS",
+        "DGL (both branches), MS+MC",
+    ]
+
+
 @pytest.mark.parametrize(("low", "high", "words"), [(0.1, 1, "up"), (-1, -0.1, "down"), (0, 1, "no clear")])
 def test_direction_of_an_interval(low: float, high: float, words: str):
     assert words in plots.direction(low, high)

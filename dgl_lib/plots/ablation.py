@@ -55,7 +55,7 @@ def scales_figure(
         ax.set_title(f"scale {scale:g}: {round(size * scale)} px\n{m.shape[0]} x {m.shape[1]} cells", fontsize="small")
     show_map(axes[-1], merged if pixels else at_most(merged, grid), record)
     axes[-1].set_title("merged: mean of\nthe min-maxed maps", fontsize="small")
-    title = ", ".join(f"{r:.2f} at {scale:g}" for scale, r in agreement(maps).items())
+    title = ", ".join(f"{r:z.2f} at {scale:g}" for scale, r in agreement(maps).items())
     figure.suptitle(f"Correlation with the map of scale 1: {title}", x=0.01, ha="left")
     return figure
 
@@ -193,6 +193,35 @@ def steps_figure(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
     ours = table[(table["method"] == "dgl") & table["treatment"].isin(["MS", "MS+MC"])]
     found = [f"{one['treatment'][-2:]} {direction(one['low'], one['high'])}" for one in ours.to_dict("records")]
     figure.suptitle(f"DGL: {' and '.join(found)}; on the slides both go up", x=0.01, ha="left")
+    return figure
+
+
+def box_steps_figure(table: pd.DataFrame, scores: Sequence[str]) -> Figure:
+    """What each treatment adds over none by each of ``scores``, paired, with intervals, a panel a score.
+
+    Args:
+        table: ``boxscores.box_table`` over the untreated maps, with the column ``treatment``.
+    """
+    rows = table[~table["treatment"].isin(["", "none"])]
+    rows = rows.assign(gain=rows["over"], low=rows["over_low"], high=rows["over_high"])
+    lines = rows.drop_duplicates(["method", "treatment"])
+    figure, axes = plt.subplots(1, len(scores), figsize=(12, 0.42 * len(lines) + 1.9), sharey=True)
+    for ax, score in zip(axes, scores, strict=True):
+        of = rows[rows["score"] == score]
+        _intervals(ax, of, [COLOURS.get(method, "black") for method in of["method"]])
+        ax.set(title=score, xlabel="gain on test, points")
+        ax.margins(y=0.15)
+    axes[0].set_yticks(
+        range(len(lines)),
+        [f"{NAMES.get(m, m)}, {t}" for m, t in zip(lines["method"], lines["treatment"], strict=True)],
+    )
+    last = list(SLIDES)[-1]
+    ours = rows[(rows["method"] == "dgl") & (rows["treatment"] == last)].set_index("score").loc[list(scores)]
+    said: dict[str, list[str]] = {}
+    for name, one in ours.iterrows():
+        said.setdefault(direction(one["low"], one["high"]), []).append(str(name))
+    found = "; ".join(f"{word} by {', '.join(names)}" for word, names in said.items())
+    figure.suptitle(f"DGL under {last}: {found}", x=0.01, ha="left", fontsize="medium")
     return figure
 
 

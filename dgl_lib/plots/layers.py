@@ -347,9 +347,9 @@ def forest(table: pd.DataFrame, where: str) -> Figure:
         ax.set(title=title, xlabel=f"change, points ({where} images)")
     axes[0].set_yticks(range(len(pairs)), [f"{a}\n$-$ {b}" for a, b in pairs], fontsize="x-small")
     axes[0].set_ylim(len(pairs) - 0.5, -0.5)
-    first = table.iloc[: len(TITLES)].set_index("measure")["mean"].round(1) + 0.0  # no -0.0
+    first = table.iloc[: len(TITLES)].set_index("measure")["mean"]
     rest, precision = first["recall_rest"], first["precision"]
-    figure.suptitle(f"Branch 1 changes the recall of the rest by {rest:+.1f} points, precision by {precision:+.1f}")
+    figure.suptitle(f"Branch 1 changes the recall of the rest by {rest:+z.1f} points, precision by {precision:+z.1f}")
     return figure
 
 

@@ -146,7 +146,7 @@ def mistakes(table: pd.DataFrame, margin: float) -> Figure:
     dgl = table[table["method"] == "dgl"]
     worst = dgl.iloc[int(dgl["inflation"].abs().to_numpy().argmax())]
     what = "DGL's lead over CAM" if worst["of"] != "IoU" else "DGL's IoU"
-    ax.set_title(f"The mistake that matters most here: {worst['mistake']}, {worst['inflation']:+.1f} points of {what}")
+    ax.set_title(f"The mistake that matters most here: {worst['mistake']}, {worst['inflation']:+z.1f} points of {what}")
     legend = [
         *(Line2D([], [], color=style.COLOURS[m], marker="o", lw=1.8, label=style.name(m)) for m in ("dgl", "cam")),
         Line2D([], [], color="#1f77b4", marker="o", ms=4, mfc="none", lw=0, label="another method"),
