@@ -17,12 +17,17 @@ from dgl_lib.files import write_text
 from dgl_lib.metrics import bootstrap
 from dgl_lib.plots import seeds as plots
 from dgl_lib.plots import style
-from dgl_lib.plots.layers import better_baseline, per_image
+from dgl_lib.plots.layers import better_baseline, per_image, with_parts
 
 #: Networks compared: the profile's seed and the next ones.
 SEEDS = 3
+#: C2's two effects, where a telling part is known: what is to grow, and what is not to be lost by it.
+REST = "rest found, enhanced map minus plain features"
+PRECISION = "precision, enhanced map minus plain features"
 #: What the claims' effects are called on the page, in its order. C8 holds where both of its gains do.
 EFFECTS = {
+    REST: "C2",
+    PRECISION: "C2",
     "DGL minus CAM": "C5",
     "pixel selection minus the better baseline": "C4",
     "DGL minus pixel selection": "C8",
@@ -73,36 +78,57 @@ def _accuracy(maps: Maps) -> float:
 
 
 def effects(val: Scores, test: Scores, layer: str, layers: Sequence[str]) -> dict[str, np.ndarray]:
-    """The effects behind C4, C5 and C8, image by image: points of test IoU (images,), by the names in ``EFFECTS``.
+    """The effects behind C2, C4, C5 and C8, image by image: points (images,), by the names in ``EFFECTS``.
 
     DGL and its branches on ``layer``, CAM where it exists; pixel selection averaged over ``layers`` without CAM's, as
-    notebook 03 has it. Each map at its own threshold, chosen on validation.
+    notebook 03 has it. Each map at its own threshold, chosen on validation. C2's are there where a telling part is
+    known, of the images it is known of; the others are points of test IoU.
     """
     [last] = val.rows.loc[val.rows["method"] == "cam", "layer"]
+    known, _ = with_parts(val, test)
 
     def iou(method: str, on: str = layer) -> np.ndarray:
         return per_image(val, test, {"method": method, "layer": on}, "iou")
 
+    def grown(measure: str) -> np.ndarray:
+        maps = ({"method": method, "layer": layer} for method in ("enhanced_map", "features"))
+        enhanced, plain = (per_image(val, known, row, measure) for row in maps)
+        return (enhanced - plain)[np.isfinite(enhanced - plain)]  # an image may have no rest
+
     earlier = np.mean([iou("pixel_selection", on) for on in layers if on != last], 0)
-    gains = [
-        iou("dgl") - iou("cam", last),
-        earlier - iou(better_baseline(val), ""),
-        iou("dgl") - iou("pixel_selection"),
-        iou("dgl") - iou("enhanced_map"),
-    ]
-    return dict(zip(EFFECTS, gains, strict=True))
+    parts = {REST: grown("recall_rest"), PRECISION: grown("precision")} if known.names else {}
+    return parts | {
+        "DGL minus CAM": iou("dgl") - iou("cam", last),
+        "pixel selection minus the better baseline": earlier - iou(better_baseline(val), ""),
+        "DGL minus pixel selection": iou("dgl") - iou("pixel_selection"),
+        "DGL minus enhanced map": iou("dgl") - iou("enhanced_map"),
+    }
 
 
 def effects_table(per_seed: Mapping[int, Mapping[str, np.ndarray]]) -> pd.DataFrame:
-    """One row an effect and seed: claim, effect, seed, mean, low, high (points, paired 95 % interval), n, verdict."""
+    """One row an effect and seed: claim, effect, seed, mean, low, high (points, paired 95 % interval), n, verdict.
+
+    The verdict is that of the claim's rule; C2's stands at ``REST``, and at ``PRECISION`` whether that was "kept".
+    """
     rows = []
-    for effect, claim in EFFECTS.items():
+    for effect, claim in _effects(per_seed).items():
+        margin = claims.CLAIMS[claim].margin or 0.0
         for seed, found in per_seed.items():
             gain = bootstrap(found[effect])
-            verdict = claims.verdict(gain.low, gain.high, claims.CLAIMS[claim].margin or 0.0)
+            precision = bootstrap(found[PRECISION]) if effect in (REST, PRECISION) else None
+            kept = (precision.low, precision.high) if precision else None
+            verdict = claims.verdict(gain.low, gain.high, margin, kept)
+            if effect == PRECISION:
+                verdict = "lost" if gain.high < -margin else "kept"
             cells = {"mean": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n}
             rows.append({"claim": claim, "effect": effect, "seed": seed, **cells, "verdict": verdict})
     return pd.DataFrame(rows)
+
+
+def _effects(per_seed: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, str]:
+    """The effects that were measured, and the claim of each."""
+    measured = next(iter(per_seed.values()))
+    return {effect: claim for effect, claim in EFFECTS.items() if effect in measured}
 
 
 def effects_spread(per_seed: Mapping[int, Mapping[str, np.ndarray]]) -> pd.DataFrame:
@@ -112,7 +138,7 @@ def effects_spread(per_seed: Mapping[int, Mapping[str, np.ndarray]]) -> pd.DataF
     images. How far other seeds would lie is told by the spread alone, and three of them tell little.
     """
     rows = []
-    for effect, claim in EFFECTS.items():
+    for effect, claim in _effects(per_seed).items():
         by_seed = np.stack([found[effect] for found in per_seed.values()])  # seeds x images
         means, over_images = by_seed.mean(1), bootstrap(by_seed.mean(0))
         same = bool((means > 0).all() or (means < 0).all())
@@ -191,7 +217,7 @@ def _effects_markdown(by_seed: pd.DataFrame, spreads: pd.DataFrame) -> str:
         cells = ["{mean:+z.2f} [{low:+z.2f}, {high:+z.2f}]".format_map(own[seed]) for seed in seeds]
         over = "{mean:+z.2f} [{low:+z.2f}, {high:+z.2f}]; {min:+z.2f} to {max:+z.2f}, sd {sd:.2f}".format_map(row)
         rows.append([row["claim"], row["effect"], *cells, over])
-    header = ["", "effect, points of IoU", *(f"seed {seed}" for seed in seeds), "mean over seeds; range"]
+    header = ["", "effect, points", *(f"seed {seed}" for seed in seeds), "mean over seeds; range"]
     return claims.markdown(header, rows)
 
 

@@ -69,14 +69,14 @@ def test_effects_by_hand() -> None:
             ("centred_gaussian", ""): [21, 25],
         }
     )
-    found = seeds.effects(of, of, "Mixed_6e", LAYERS)
-    assert list(found) == list(seeds.EFFECTS)
+    found = seeds.effects(of, of, "Mixed_6e", LAYERS)  # no telling part is known: nothing of C2
+    assert list(found) == list(seeds.EFFECTS)[2:]
     expected = [[20, -10], [15 - 21, 30 - 25], [30, -10], [5, -15]]  # the last layer is in no mean
     np.testing.assert_allclose(list(found.values()), expected)
 
 
 def test_signs_verdicts_and_intervals() -> None:
-    c5, c4, over_selection, over_enhanced = seeds.EFFECTS
+    c5, c4, over_selection, over_enhanced = list(seeds.EFFECTS)[2:]
     per_seed = {
         seed: {
             c5: np.array([2.0, 2.0]),
@@ -96,6 +96,28 @@ def test_signs_verdicts_and_intervals() -> None:
     assert row[["mean", "min", "max", "seeds", "low", "high"]].tolist() == pytest.approx(
         [1 / 3, -1, 1, 3, 1 / 3, 1 / 3]
     )
+
+
+def test_c2_needs_the_rest_found_and_the_precision_kept() -> None:
+    """80 pixels are the rest of the object, 20 its telling part; plain features find 20 of the rest, enhanced 40."""
+    rows = [("features", 20, 0), ("enhanced_map", 40, 10), *((m, 50, 0) for m in ("dgl", "pixel_selection"))]
+    hist = np.zeros((len(rows) + 3, 30, 4, 256), np.int32)
+    hist[:, :, 0, 0] = 10_000
+    for i, (_, found, beside) in enumerate([*rows, *[("", 50, 0)] * 3]):
+        hist[i, :, 1, 255], hist[i, :, 1, 0] = found, 80 - found
+        hist[i, :, 2, 255], hist[i, :, 0, 255] = 20, beside
+    names = [(m, "Mixed_6e") for m, *_ in rows] + [("cam", "add1"), ("whole_image", ""), ("centred_gaussian", "")]
+    table = pd.DataFrame(names, columns=["method", "layer"]).assign(scales="1", kernel=0.0)
+    of = Scores(table, hist, [str(i) for i in range(30)], np.zeros(30, np.int64), np.ones(30, bool))
+    found = seeds.effects(of, of, "Mixed_6e", ["Mixed_6e", "add1"])
+    assert list(found) == list(seeds.EFFECTS)
+    np.testing.assert_allclose(found[seeds.REST], 25)  # 40 / 80 against 20 / 80
+    np.testing.assert_allclose(found[seeds.PRECISION], 100 * (60 / 70 - 1))
+    verdicts = seeds.effects_table({0: found}).set_index("effect")["verdict"]
+    assert verdicts[[seeds.REST, seeds.PRECISION]].tolist() == ["not reproduced", "lost"]
+    kept = found | {seeds.PRECISION: np.zeros(30)}
+    verdicts = seeds.effects_table({0: kept}).set_index("effect")["verdict"]
+    assert verdicts[[seeds.REST, seeds.PRECISION]].tolist() == ["reproduced", "kept"]
 
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
