@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from dgl_lib.datasets import Dataset, Subset
 from dgl_lib.errors import UserError
 from dgl_lib.evaluation import BASELINES, Maps, raw_maps, report, score
 from dgl_lib.files import write_text
-from dgl_lib.localize import CONTROLS, METHODS
+from dgl_lib.localize import METHODS, gradients, localize
 from dgl_lib.manifest import hardware, versions
 from dgl_lib.metrics import Curve, Localization, MaxBoxAccV2, bootstrap
-from dgl_lib.models import Classifier, digest
-from dgl_lib.networks import Network, default_layer, layers
-from dgl_lib.taps import find
+from dgl_lib.models import Classifier, digest, preprocess
+from dgl_lib.networks import Network, check_layers, default_layer, layers
+from dgl_lib.training import pick_device
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,11 @@ class What:
     Attributes:
         data, root: a name in ``datasets.DATASETS`` and the folder of its files, as for ``datasets.load``.
         split: "test", or "val" while something is still being chosen: its scores are then optimistic.
-        layers, methods: none for ``networks.default_layer`` with the last layer (where CAM exists), and all methods.
+        layers, methods: none for ``networks.default_layer`` with the last layer (where CAM exists), and all methods
+            that exist on the layers.
         size: side of the input in pixels; 0 for the network's own.
         limit: the first so many images of each class; 0 for all.
+        skip_unreadable: leave out images that cannot be read, with a warning that counts them; else they are refused.
     """
 
     data: str
@@ -52,6 +55,7 @@ class What:
     methods: tuple[str, ...] = ()
     size: int = 0
     limit: int = 0
+    skip_unreadable: bool = False
     alpha: float = 10.0
     rule: str = "released"
     device: str = "auto"
@@ -60,22 +64,21 @@ class What:
 def evaluate(network: Network, what: What, out: Path, *, progress: bool = False) -> dict[str, pd.DataFrame]:
     """Localize every image's own class, choose thresholds on "val", report on ``what.split``: tables by name.
 
-    They are written to ``out`` with a manifest; raw maps are kept in ``out/.maps``, so that an evaluation that was
-    broken off goes on where it stood.
+    They are written to ``out`` with a manifest; pixel scores also as images.csv, a row an image, method and layer. Raw
+    maps and histograms are kept in ``out/.parts``, so that an evaluation that was broken off goes on where it stood.
 
     Raises:
         UserError: before long work, for whatever is unknown, missing, or does not fit the network.
     """
-    names = what.layers or tuple(dict.fromkeys([default_layer(network), layers(network)[-1].name]))
-    methods = what.methods or tuple(METHODS)
-    _check(network, what, names, methods)
-    parts = {s: datasets.load(what.data, s, root=what.root, per_class=what.limit) for s in ("val", what.split)}
-    for part in parts.values():
-        _check_classes(network, part)
-    out.mkdir(parents=True, exist_ok=True)
+    names = what.layers or tuple(dict.fromkeys([default_layer(network), layers(network, device=what.device)[-1].name]))
+    methods = _check(network, what, names)
+    parts = {split: _load(network, what, split) for split in ("val", what.split)}
+    listed = {split: len(part) for split, part in parts.items()}
+    parts = {split: _readable(part, what.skip_unreadable, progress) for split, part in parts.items()}
     with_mask = all(part[0].mask is not None for part in parts.values())
     if not with_mask:
         parts = {split: _with_boxes(part) for split, part in parts.items()}
+    out.mkdir(parents=True, exist_ok=True)
     maps = {
         split: raw_maps(
             network.model,
@@ -86,34 +89,57 @@ def evaluate(network: Network, what: What, out: Path, *, progress: bool = False)
             alpha=what.alpha,
             rule=what.rule,
             device=what.device,
-            folder=out / ".maps",
+            folder=out / ".parts",
             progress=progress,
         )
         for split, part in parts.items()
     }
     tables = {"accuracy": accuracy(parts[what.split], maps[what.split])}
     if with_mask:
-        scored = {s: score(part, {1.0: maps[s]}, progress=progress) for s, part in parts.items()}
-        tables["scores"] = report(scored["val"], scored[what.split])
+        kept = partial(score, folder=out / ".parts", progress=progress)
+        val, reported = (kept(parts[split], {1.0: maps[split]}) for split in ("val", what.split))
+        tables["scores"] = report(val, reported)
+        write_text(out / "images.csv", reported.table(val).to_csv(index=False, lineterminator="\n"))
     else:
         tables["boxes"] = box_report(parts["val"], maps["val"], parts[what.split], maps[what.split], progress=progress)
     for name, table in tables.items():
         write_text(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    for stale in {"scores", "boxes"} - tables.keys():
+    for stale in {"boxes"} if with_mask else {"scores", "images"}:
         (out / f"{stale}.csv").unlink(missing_ok=True)
-    _write_manifest(network, what, names, methods, parts, out)
+    left_out = {split: count - len(parts[split]) for split, count in listed.items()}
+    _write_manifest(network, what, names, methods, parts, left_out, out)
     return tables
 
 
-def _check(network: Network, what: What, names: Sequence[str], methods: Sequence[str]) -> None:
+def _check(network: Network, what: What, names: Sequence[str]) -> tuple[str, ...]:
+    """Refuse what does not go, on noise, and return the methods: those asked for, or all that ``names`` admit."""
     if what.split not in ("val", "test"):
         raise UserError(f"split: {what.split!r} given, test or val allowed")
     if what.size and what.size < 32:
         raise UserError(f"size: {what.size} px given, at least 32 needed")
-    for method in methods:
-        if method not in (*METHODS, *CONTROLS):
-            raise UserError(f"method {method!r} is unknown; allowed: {', '.join((*METHODS, *CONTROLS))}")
-    find(network.model, names)
+    network.model.to(pick_device(what.device))
+    check_layers(network, names, what.size)
+    noise = preprocess(network.model, [np.zeros((64, 64, 3), np.uint8)], what.size or network.size)
+    cam = gradients(network.model, noise, None, names, needs=()).heads  # where CAM exists
+    methods = what.methods or tuple(name for name in METHODS if cam or name != "cam")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CAM is left out where it does not exist, and refused where that is everywhere
+        localize(network.model, noise, None, names, methods, alpha=what.alpha, rule=what.rule)
+    return methods
+
+
+def _load(network: Network, what: What, split: str) -> Dataset:
+    part = datasets.load(what.data, split, root=what.root, per_class=what.limit, skip=False)
+    _check_classes(network, part)
+    return part
+
+
+def _readable(part: Dataset, skip: bool, progress: bool) -> Dataset:
+    """What cannot be read is found before hours of work, and refused or left out."""
+    if skip:
+        return datasets.skip_unreadable(part, progress=progress)
+    datasets.need_readable(part, progress=progress)
+    return part
 
 
 def _check_classes(network: Network, part: Dataset) -> None:
@@ -232,6 +258,7 @@ def _write_manifest(
     names: Sequence[str],
     methods: Sequence[str],
     parts: Mapping[str, Dataset],
+    left_out: Mapping[str, int],
     out: Path,
 ) -> None:
     model: nn.Module = network.model
@@ -241,6 +268,7 @@ def _write_manifest(
         "data": what.data,
         "data_sha256": {split: part.digest for split, part in parts.items()},
         "images": {split: len(part) for split, part in parts.items()},
+        "left_out": left_out,
         "split": what.split,
         "layers": list(names),
         "methods": list(methods),

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +49,15 @@ Status:
 def commands() -> None:
     """Dual-Gradients Localization: a study that trains a classifier from image labels and asks it where the object is.
 
-    A PROFILE (quick, creatures, pets) names data and parameters; see dgl_lib/profiles.
+    A PROFILE (quick, creatures, pets; cub, ilsvrc, lid, openimages, voc) names data and parameters: dgl_lib/profiles.
 
     \b
-    DGL_DATA      folder of the photographs; unset: downloaded
-    DGL_WEIGHTS   file of ImageNet weights; unset: downloaded
-    EVERYTHING=1  localize all images instead of the profile's share
-    SHOW_PHOTOS=1 draw photographs, into the git-ignored results/.photos
+    DGL_DATA           folder of the photographs; unset: downloaded, where it can be
+    DGL_WSOL_METADATA  folder of wsolevaluation's lists; unset: DGL_DATA/metadata
+    DGL_WEIGHTS        file of ImageNet weights; unset: downloaded
+    EVERYTHING=1       localize all images instead of the profile's share
+    SKIP_UNREADABLE=1  leave out and count images that cannot be read, instead of refusing them
+    SHOW_PHOTOS=1      draw photographs, into the git-ignored results/.photos
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("papermill", "traitlets", "httpx"):
@@ -192,7 +196,11 @@ def localize(
 def layers(
     checkpoint: str | None, model: str | None, weights: str, device: str, size: int | None, as_json: bool
 ) -> None:
-    """List the layers a network can be localized on: channels, size and stride of the map, and where CAM exists."""
+    """List the layers a network can be localized on: channels, size and stride of the map, and where CAM exists.
+
+    Of a torchvision model, its modules of at most one dot; deeper ones go by their dotted names. A map must have its
+    channels first: layers that put them last, as Swin's and the inner ones of ConvNeXt do, are not listed and refused.
+    """
     from dgl_lib import networks
 
     network = _open(checkpoint, model, weights)
@@ -224,6 +232,12 @@ def layers(
 @click.option("--methods", callback=_names, metavar="A,B", help="Default: all of them.")
 @click.option("--size", default=0, help="Side of the input in pixels; default: the network's own.")
 @click.option("--limit", default=0, help="Only the first so many images of each class.")
+@click.option(
+    "--skip-unreadable",
+    is_flag=True,
+    envvar="SKIP_UNREADABLE",
+    help="Leave out and count images that cannot be read; else refused.",
+)
 @click.option("--out", default="evaluated", show_default=True, type=click.Path(path_type=Path), help="Folder written.")
 @_as_json
 def evaluate(
@@ -238,18 +252,21 @@ def evaluate(
     methods: tuple[str, ...],
     size: int,
     limit: int,
+    skip_unreadable: bool,
     out: Path,
     as_json: bool,
 ) -> None:
     """Score a classifier's maps on DATA: thresholds from the validation split, scores of the test split.
 
-    DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid or folder. OUT gets accuracy.csv and scores.csv
-    (pixel scores), or boxes.csv where the data have boxes only. To compute a profile's maps, see `dgl study --until`.
+    DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid or folder. OUT gets accuracy.csv, scores.csv
+    and images.csv (pixel scores of the set and of each image), or boxes.csv where the data have boxes only, and `dgl
+    results OUT` prints them again. All images are read first: one that cannot be is named before any work. To compute
+    a profile's maps, see `dgl study --until`.
     """
     from dgl_lib import assess, export
 
     network = _open(checkpoint, model, weights)
-    what = assess.What(data, root, split, at, methods, size, limit, device=device)
+    what = assess.What(data, root, split, at, methods, size, limit, skip_unreadable, device=device)
     tables = assess.evaluate(network, what, out, progress=sys.stderr.isatty())
     if as_json:
         _print_json({name: export.records(table) for name, table in tables.items()})
@@ -263,16 +280,20 @@ def evaluate(
         "dgl results",
         "dgl results creatures pets --table scores",
         "dgl results creatures --table comparison/scores --format latex",
+        "dgl results evaluated --format csv",
     )
 )
 @click.argument("profiles", nargs=-1)
-@click.option("--table", default="claims", show_default=True, help="claims, scores, ...; an unknown one lists them.")
+@click.option("--table", default="", help="claims (default), scores, ...; an unknown one lists them.")
 @click.option(
     "--format", "form", default="markdown", show_default=True, type=click.Choice(["markdown", "latex", "csv", "json"])
 )
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 def results(profiles: tuple[str, ...], table: str, form: str) -> None:
-    """Print a table of results/PROFILE, of all profiles that have claims where none is given."""
+    """Print a table of results/PROFILE, of all profiles that have claims where none is given.
+
+    A folder that `dgl evaluate` wrote can stand in a PROFILE's place; its default table is scores, or boxes.
+    """
     from dgl_lib import export
 
     click.echo(export.render({name: export.read(name, table) for name in profiles or export.profiles()}, form))
@@ -332,49 +353,21 @@ def train(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
     click.echo(f"done: {library.run(profile, settings, until='train', progress=not quiet)}")
 
 
-@commands.command()
-@_on_a_profile
-def comparison(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
-    """Compare every method on every layer: results/PROFILE/comparison."""
-    from dgl_lib import comparison as library
+def _add_page(name: str, what: str) -> None:
+    """The command NAME, which makes the page ``results/PROFILE/NAME`` by the module of that name."""
 
-    click.echo(f"done: {library.run(profile, settings, progress=not quiet)}")
-
-
-@commands.command()
-@_on_a_profile
-def scores(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
-    """Score boxes, thresholds and normalisations, and what usual mistakes add: results/PROFILE/scores."""
-    from dgl_lib import scores as library
-
-    click.echo(f"done: {library.run(profile, settings, progress=not quiet)}")
+    @commands.command(name, help=f"{what}: results/PROFILE/{name}.")
+    @_on_a_profile
+    def make(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
+        library = import_module(f"dgl_lib.{name}")
+        click.echo(f"done: {library.run(profile, settings, progress=not quiet)}")
 
 
-@commands.command()
-@_on_a_profile
-def controls(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
-    """Localize a wrong class, with an untrained network, with one of shuffled labels: results/PROFILE/controls."""
-    from dgl_lib import controls as library
-
-    click.echo(f"done: {library.run(profile, settings, progress=not quiet)}")
-
-
-@commands.command()
-@_on_a_profile
-def seeds(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
-    """Train with two more seeds and compare all three: results/PROFILE/seeds."""
-    from dgl_lib import seeds as library
-
-    click.echo(f"done: {library.run(profile, settings, progress=not quiet)}")
-
-
-@commands.command()
-@_on_a_profile
-def faithfulness(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
-    """Insertion, deletion and randomised weights, for every method: results/PROFILE/faithfulness."""
-    from dgl_lib import faithfulness as library
-
-    click.echo(f"done: {library.run(profile, settings, progress=not quiet)}")
+_add_page("comparison", "Compare every method on every layer")
+_add_page("scores", "Score boxes, thresholds and normalisations, and what usual mistakes add")
+_add_page("controls", "Localize a wrong class, with an untrained network, with one of shuffled labels")
+_add_page("seeds", "Train with two more seeds and compare all three")
+_add_page("faithfulness", "Insertion, deletion and randomised weights, for every method")
 
 
 @commands.command()
@@ -396,9 +389,11 @@ def readme(check: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake, a file that cannot be used and an interrupt are one line on stderr."""
+    """Entry point: a user's mistake, a file that cannot be used, a warning and an interrupt are a line on stderr."""
     try:
-        status = commands(standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+            status = commands(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         status = error.exit_code

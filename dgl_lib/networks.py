@@ -17,7 +17,7 @@ from dgl_lib.errors import UserError
 from dgl_lib.localize import gradients
 from dgl_lib.models import Classifier, committed_checkpoint, load_checkpoint
 from dgl_lib.models.weights import read_file
-from dgl_lib.taps import frozen
+from dgl_lib.taps import find, frozen
 from dgl_lib.training import pick_device
 
 #: The talk's layer, taken where a network has it.
@@ -32,7 +32,7 @@ class Network:
         model: in eval mode; its ``mean`` and ``std`` are what ``models.preprocess`` normalises with.
         name: of the checkpoint's file, or torchvision's with its weights.
         classes: their names, or their numbers where no name is known.
-        size: side of the input in pixels: what the weights were trained for.
+        size: side of the input in pixels: what the weights were trained (a checkpoint's: and validated) for.
     """
 
     model: nn.Module
@@ -79,7 +79,8 @@ def _checkpoint(checkpoint: str | Path) -> Network:
     if not path.is_file():
         raise UserError(f"checkpoint: no file at {str(path)!r}; 'creatures' or a .safetensors file allowed")
     model = load_checkpoint(path)
-    return Network(model, path.stem, model.classes, int(model.facts.get("crop", 224)))
+    # Trained on crops of photographs squashed to `resize` px, and validated on whole ones at that size.
+    return Network(model, path.stem, model.classes, int(model.facts.get("resize", 224)))
 
 
 def _torchvision(name: str, weights: str) -> Network:
@@ -97,9 +98,10 @@ def _torchvision(name: str, weights: str) -> Network:
             chosen = kinds[weights]
             try:
                 model = torchvision_models.get_model(name, weights=chosen)
-            except OSError as error:  # no network, or a broken download
+            except (OSError, RuntimeError) as error:  # no network, a full disk, or bytes of another SHA-256
+                reason = " ".join(str(error).split())
                 raise UserError(
-                    f"weights: {chosen} cannot be downloaded ({error}); the path of their file is allowed too"
+                    f"weights: {chosen} cannot be downloaded ({reason}); the path of their file is allowed too"
                 ) from None
         else:
             chosen, model = _from_file(name, kinds, Path(weights))
@@ -150,9 +152,10 @@ class LayerRow(NamedTuple):
 
 def layers(network: Network, size: int | None = None, device: str = "auto") -> list[LayerRow]:
     """The layers to localize on, in the order data flows through them: this project's table, or another network's
-    modules of at most one dot that run once and give a feature map of more than one cell.
+    modules of at most one dot that run once and give a feature map N x K x h x w of more than one cell.
 
-    Deeper modules can be localized on as well, by their dotted names.
+    Deeper modules can be localized on as well, by their dotted names. Maps with the channels last (N x h x w x K, as
+    Swin's stages give them) are left out, see ``check_layers``.
 
     Raises:
         UserError: an input below 32 px, an unknown device, or no such layer.
@@ -161,12 +164,11 @@ def layers(network: Network, size: int | None = None, device: str = "auto") -> l
     if side < 32:
         raise UserError(f"size: {side} px given, at least 32 needed")
     network.model.to(pick_device(device))
-    noise = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(pick_device(device))
     if isinstance(network.model, Classifier):
         names: Sequence[str] = [layer.name for layer in network.model.layers]
     else:
-        names = _feature_maps(network.model, noise)
-    found = gradients(network.model, noise, None, names, needs=())  # no gradient: S, and where CAM exists
+        names = _feature_maps(network.model, side)
+    found = gradients(network.model, _noise(network.model, side), None, names, needs=())  # S, and where CAM exists
     rows = []
     for name, (S, _, _) in found.items():
         channels, height, width = S.shape[1:]
@@ -174,24 +176,76 @@ def layers(network: Network, size: int | None = None, device: str = "auto") -> l
     return rows
 
 
-def _feature_maps(model: nn.Module, images: Tensor) -> list[str]:
-    runs: dict[str, list[object]] = {}
+def check_layers(network: Network, names: Sequence[str], size: int | None = None) -> None:
+    """Refuse layers whose map has its channels last: read as N x K x h x w, it would give a wrong map without a word.
 
-    def hook(name: str) -> Any:
-        return lambda _module, _inputs, output: runs.setdefault(name, []).append(output)
+    The channels are the axis that stays when the input grows, so the network runs twice, at two sizes. One that takes a
+    single size (MaxViT) cannot be told from outside, and is taken at its word.
 
+    Raises:
+        UserError: an unknown layer, or one with the channels last.
+    """
+    modules = find(network.model, names)
+    if isinstance(network.model, Classifier):
+        return
+    if wrong := _channels_last(*_outputs_at_two_sizes(network.model, list(modules.items()), size or network.size)):
+        raise UserError(
+            f"layer {wrong[0]!r} gives N x h x w x K, its channels last; N x K x h x w needed (`dgl layers` lists some)"
+        )
+
+
+Outputs = dict[str, list[object]]  # of each module, in the order they ran: what it gave, each time it ran
+
+
+def _feature_maps(model: nn.Module, side: int) -> list[str]:
     named = [(name, module) for name, module in model.named_modules() if name and name.count(".") <= 1]
-    handles = [module.register_forward_hook(hook(name)) for name, module in named]
-    try:
-        with frozen(model), torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    names = [name for name, outputs in runs.items() if _is_map(outputs)]
+    outputs, larger = _outputs_at_two_sizes(model, named, side)
+    last = _channels_last(outputs, larger)
+    names = [name for name, given in outputs.items() if _is_map(given) and name not in last]
     if not names:
         raise UserError(f"{type(model).__name__}: no layer gives a feature map N x K x h x w of more than one cell")
     return names
+
+
+def _outputs_at_two_sizes(
+    model: nn.Module, named: Sequence[tuple[str, nn.Module]], side: int
+) -> tuple[Outputs, Outputs]:
+    """What modules give for a square input of ``side`` px, and for a larger one; nothing where it is refused."""
+    outputs = _outputs(model, named, side)
+    try:
+        return outputs, _outputs(model, named, side + 32)
+    except (AssertionError, RuntimeError, ValueError):  # as ViT, MaxViT and plain torch say that a size does not fit
+        return outputs, {}
+
+
+def _outputs(model: nn.Module, named: Sequence[tuple[str, nn.Module]], side: int) -> Outputs:
+    outputs: Outputs = {}
+
+    def hook(name: str) -> Any:
+        return lambda _module, _inputs, output: outputs.setdefault(name, []).append(output)
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in named]
+    try:
+        with frozen(model), torch.no_grad():
+            model(_noise(model, side))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs
+
+
+def _noise(model: nn.Module, side: int) -> Tensor:
+    device = next(model.parameters()).device
+    return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def _channels_last(outputs: Outputs, larger: Outputs) -> list[str]:
+    """The modules whose maps' second axis grows with the input."""
+    return [
+        name
+        for name, given in larger.items()
+        if _is_map(given) and _is_map(outputs[name]) and given[0].shape[1] != outputs[name][0].shape[1]  # type: ignore[attr-defined]
+    ]
 
 
 def _is_map(outputs: list[object]) -> bool:

@@ -27,7 +27,7 @@ from dgl_lib.files import write_text
 from dgl_lib.localize import METHODS, localize
 from dgl_lib.maps import close, minmax, multiscale, resize, to_uint8
 from dgl_lib.models import preprocess
-from dgl_lib.networks import Network
+from dgl_lib.networks import Network, check_layers
 from dgl_lib.training import pick_device
 
 #: Longest side in pixels at which maps are merged and closed: closing a 12-megapixel map would take minutes, and a
@@ -100,6 +100,7 @@ def check(network: Network, how: How) -> None:
         )
     if how.threshold is not None and not 0 < how.threshold <= 1:
         raise UserError(f"threshold: {how.threshold!r} given, a share of the map's range in (0, 1] allowed")
+    check_layers(network, [how.layer])
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     predict(network, noise, how)
 
@@ -155,10 +156,14 @@ def regions(q: np.ndarray, threshold: int, probability: float = 1.0) -> list[Reg
 def overlay(image: np.ndarray, prediction: Prediction, name: str) -> np.ndarray:
     """The photograph under its map's colours (magma), the regions' boxes over it and ``name`` at the first, uint8."""
     heat = cv2.applyColorMap(to_uint8(torch.from_numpy(prediction.map)), cv2.COLORMAP_MAGMA)[..., ::-1]
-    grey = image.mean(2, keepdims=True)  # half of the colour, so that the map's stands out
-    share = 0.25 + 0.4 * prediction.map[..., None]
-    blend = (1 - share) * (0.5 * image + 0.5 * grey) + share * heat
-    picture = Image.fromarray(blend.round().astype(np.uint8))
+    blend = np.empty_like(image)
+    for top in range(0, len(image), 256):  # strip by strip: floats of a whole photograph may need gigabytes
+        rows = slice(top, top + 256)
+        grey = cv2.cvtColor(image[rows], cv2.COLOR_RGB2GRAY)[..., None]
+        pale = 0.5 * image[rows].astype(np.float32) + 0.5 * grey  # half of the colour, so that the map's stands out
+        share = 0.25 + 0.4 * prediction.map[rows, :, None]
+        blend[rows] = ((1 - share) * pale + share * heat[rows]).round()
+    picture = Image.fromarray(blend)
     draw = ImageDraw.Draw(picture)
     line = max(1, round(max(image.shape[:2]) / 250))
     for i, region in reversed(list(enumerate(prediction.regions))):

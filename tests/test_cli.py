@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from dgl_lib import assess, cli, datasets, export, networks, paths, study
 from dgl_lib.datasets.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.evaluation import Maps
+from dgl_lib.models import save_checkpoint, spg_plain
 from tests import sets
 
 
@@ -189,7 +191,7 @@ def test_results_that_are_not_there(
     status, _, err = outcome(monkeypatch, capsys, "results", "mine", "--table", "nope")
     assert status == 2 and err.count("\n") == 1 and "03_scores" in err and "comparison/effects" in err
     status, _, err = outcome(monkeypatch, capsys, "results", "other")
-    assert status == 2 and "there are: mine" in err
+    assert status == 2 and "profiles: mine" in err
     (results / "04_scores.csv").write_text("n\n1\n")
     assert outcome(monkeypatch, capsys, "results", "mine", "--table", "scores")[0] == 2
     with pytest.raises(UserError, match="markdown, latex"):
@@ -218,6 +220,8 @@ def test_evaluate_writes_the_notebooks_table(
         ("centred_gaussian", ""),
     ]
     assert json.loads(text)["scores"][1]["iou"] == pytest.approx(table["iou"][1])
+    images = pd.read_csv(out / "images.csv", keep_default_na=False).groupby(["method", "layer"], sort=False)["iou"]
+    assert (images.size() == 8).all() and images.mean().to_numpy() == pytest.approx(table["iou"].to_numpy())
     # On the last layer DGL is CAM, whatever the network.
     assert table["iou"][0] == pytest.approx(table["iou"][2], abs=0.5)
     facts = json.loads((out / "manifest.json").read_text())
@@ -236,6 +240,8 @@ def test_evaluate_writes_the_notebooks_table(
         (["creatures", "--methods", "magic"], "'magic' is unknown"),
         (["creatures", "--layers", "Mixed_9z"], "'Mixed_9z' is not in"),
         (["creatures", "--size", "8"], "at least 32"),
+        (["creatures", "--device", "abacus", "--layers", "add1"], "device: 'abacus'"),
+        (["creatures", "--methods", "cam", "--layers", "Mixed_6e"], "cam needs logits"),
         (["creatures", "--model", "mobilenet_v3_small", "--weights", "none", "--layers", "features.3"], "1000 classes"),
     ],
 )
@@ -250,6 +256,56 @@ def test_evaluate_refuses_before_work(
     status, _, err = outcome(monkeypatch, capsys, "evaluate", *arguments, "--out", str(tmp_path / "out"))
     assert status == 2 and said in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A small untrained classifier of cups and spoons."""
+    model = spg_plain(2, width=0.0625)
+    model.classes = ("cup", "spoon")
+    save_checkpoint(model, tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+@pytest.mark.parametrize("what", ["photograph", "mask"])
+def test_a_broken_image_is_refused_or_left_out_and_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path, what: str
+) -> None:
+    monkeypatch.delenv("SKIP_UNREADABLE", raising=False)
+    root, out = sets.folder(tmp_path / "mine", count=10), tmp_path / "out"
+    test = datasets.load("folder", "test", root=root)
+    broken = test.path(1) if what == "photograph" else test.annotations(1)[0]
+    broken.write_bytes(broken.read_bytes()[:60])
+    common = ("evaluate", "folder", "--root", str(root), "--checkpoint", str(checkpoint), "--out", str(out))
+    common = (*common, "--size", "32", "--device", "cpu", "--methods", "dgl", "--layers", "add1")
+    with monkeypatch.context() as patch:
+        patch.setattr(assess, "raw_maps", None)
+        status, text, err = outcome(patch, capsys, *common)
+    assert (status, text, err.count("\n")) == (2, "", 1) and not out.exists()
+    assert "folder test: 1 of 4 images cannot be read; the first: " in err and str(broken) in err
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        status, text, err = outcome(monkeypatch, capsys, *common, "--skip-unreadable", "--json")
+    assert status == 0 and json.loads(text)["accuracy"][0]["n"] == 3
+    [warning] = [line for line in err.splitlines() if "cannot be read" in line]
+    assert warning.startswith("warning: folder test: 1 of 4 images cannot be read and are left out; the first: ")
+    facts = json.loads((out / "manifest.json").read_text())
+    assert facts["images"] == {"val": 4, "test": 3} and facts["left_out"] == {"val": 0, "test": 1}
+
+    monkeypatch.setenv("SKIP_UNREADABLE", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert outcome(monkeypatch, capsys, *common)[0] == 0
+
+    # What was written is found again, in every format, by the folder's name.
+    status, text, _ = outcome(monkeypatch, capsys, "results", str(out))
+    assert status == 0 and "| dgl | add1 |" in text
+    status, text, _ = outcome(monkeypatch, capsys, "results", str(out), "--table", "accuracy", "--format", "latex")
+    assert status == 0 and r"majority class & " in text
+    monkeypatch.chdir(tmp_path)
+    status, text, _ = outcome(monkeypatch, capsys, "results", "out", "--format", "csv")
+    assert status == 0 and text.startswith("profile,method,layer,") and "\nout,dgl,add1," in text
 
 
 def test_boxes_where_there_are_no_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The reader of CUB-200-2011's layout, on a small set drawn by ``sets.cub``."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sets
@@ -77,10 +79,24 @@ def test_missing_mask(tmp_path):
 
 
 def test_download_states_its_checksums(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        "torchvision.datasets.utils.download_and_extract_archive", lambda url, folder, md5: asked.append((url, md5))
-    )
-    (tmp_path / "CUB_200_2011").mkdir()
-    cub._download(tmp_path)
-    assert asked == [cub.ARCHIVES[1]]  # what is there is not fetched again
+    """Both archives land where the reader looks; what is there is not fetched again, and half of one is not taken."""
+    asked, broken = [], [True]
+
+    def fetch(url, folder, extract_root, md5):
+        asked.append((url, md5))
+        unpacked = cub.FOLDER if url.endswith(f"{cub.FOLDER}.tgz") else "segmentations"
+        archives = sets.cub(tmp_path / f"archive{len(asked)}")
+        Path(extract_root).mkdir(parents=True, exist_ok=True)
+        if broken.pop() if broken else False:
+            (Path(extract_root) / unpacked).mkdir()
+            raise OSError("connection lost")
+        (archives / unpacked).rename(Path(extract_root) / unpacked)
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", fetch)
+    monkeypatch.setattr("dgl_lib.datasets.listed.DOWNLOADS", tmp_path / "data")
+    monkeypatch.delenv("DGL_DATA", raising=False)
+    refused(lambda: Cub("test"), "cub: download", "connection lost", "DGL_DATA")
+    data = Cub("test")
+    assert asked == [cub.ARCHIVES[0], *cub.ARCHIVES] and data[0].mask.any()
+    assert Cub("train") and len(asked) == 3
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["CUB_200_2011", "segmentations"]

@@ -8,7 +8,7 @@ import pytest
 import sets
 from PIL import Image
 
-from dgl_lib.datasets import DATASETS, Record, check, first_per_class, load, skip_unreadable
+from dgl_lib.datasets import DATASETS, Record, check, first_per_class, load, need_readable, skip_unreadable
 from dgl_lib.datasets.images import image_size, orientation, read_image, read_mask
 from dgl_lib.errors import UserError
 
@@ -223,28 +223,55 @@ def test_load_creatures():
     assert data.labels.tolist() and sorted(data.labels) == list(range(len(data.classes)))
 
 
-def test_unreadable_images_are_left_out_and_counted(tmp_path):
+@pytest.fixture
+def broken(tmp_path):
+    """Photographs of which two of the training images are empty or cut off."""
     for c in ("cup", "spoon"):
         for i in range(10):
             sets.picture(tmp_path / "images" / c / f"{i}.jpg")
     train = load("folder", "train", root=tmp_path)
-    assert skip_unreadable(train) is train
     train.path(3).write_bytes(b"")
-    whole = train.path(7).read_bytes()
-    train.path(7).write_bytes(whole[: len(whole) // 2])
-    expected = rf"folder train: 2 of 12 images cannot be read and are left out; the first: .*{train.names[3]}"
+    train.path(7).write_bytes(train.path(7).read_bytes()[:300])
+    return train
+
+
+def test_unreadable_images_are_left_out_and_counted(broken):
+    expected = rf"folder train: 2 of 12 images cannot be read and are left out; the first: .*{broken.names[3]}"
     with pytest.warns(UserWarning, match=expected):
-        readable = skip_unreadable(train)
-    assert readable.names == [name for i, name in enumerate(train.names) if i not in (3, 7)]
-    for i in range(len(train)):
-        train.path(i).write_bytes(b"")
+        readable = skip_unreadable(broken)
+    assert readable.names == [name for i, name in enumerate(broken.names) if i not in (3, 7)]
+    assert readable.digest != broken.digest and skip_unreadable(readable) is readable
+    for i in range(len(broken)):
+        broken.path(i).write_bytes(b"")
     with pytest.raises(UserError, match="12 of 12 images cannot be read"):
-        skip_unreadable(train)
+        skip_unreadable(broken)
+
+
+def test_unreadable_images_are_refused_with_a_count_and_a_name(broken):
+    for call in (lambda: need_readable(broken), broken.check):
+        sets.refused(call, "folder train: 2 of 12 images cannot be read; the first: ", str(broken.path(3)), "empty")
+    need_readable(load("folder", "val", root=broken._root))
+
+
+def test_load_leaves_out_where_it_is_told_to(broken, monkeypatch):
+    monkeypatch.delenv("SKIP_UNREADABLE", raising=False)
+    root = broken._root
+    assert len(load("folder", "train", root=root)) == 12
+    with pytest.warns(UserWarning, match="2 of 12 images"):
+        assert len(load("folder", "train", root=root, skip=True)) == 10
+    monkeypatch.setenv("SKIP_UNREADABLE", "1")
+    with pytest.warns(UserWarning, match="2 of 12 images"):
+        assert len(load("folder", "train", root=root)) == 10
+    assert len(load("folder", "train", root=root, skip=False)) == 12
+    # The share is taken first: only what is asked for is decoded.
+    with pytest.warns(UserWarning, match="1 of 4 images"):
+        assert len(load("folder", "train", root=root, per_class=2)) == 3
 
 
 def test_unreadable_masks_count_where_masks_are_needed(tmp_path):
     test = load("folder", "test", root=sets.folder(tmp_path))
     test.annotations(1)[0].write_bytes(b"")
+    sets.refused(lambda: need_readable(test), "folder test: 1 of 2 images", ".png")
     with pytest.warns(UserWarning, match=r"folder test: 1 of 2 .*\.png"):
         assert len(skip_unreadable(test)) == 1
 
@@ -260,17 +287,22 @@ def test_check_says_what_is_there_and_what_is_missing(tmp_path):
     assert problems == []
     load("folder", "val", root=root).annotations(0)[0].unlink()
     train = load("folder", "train", root=root)
-    cut = train.path(4).read_bytes()[:-200]
-    train.path(4).write_bytes(cut)
-    complete, problems = check("folder", root)
-    assert (
-        len(complete) == 2 and len(problems) == 1 and problems[0].startswith("folder val: ") and "1 of 2" in problems[0]
-    )
-    with pytest.warns(UserWarning, match="1 of 6"):
-        _, problems = check("folder", root, decode=True)
-    assert problems[0] == "folder train: 1 of 6 images of 2 classes cannot be read"
+    train.path(0).write_bytes(train.path(0).read_bytes()[:-200])
+    complete, (first, second) = check("folder", root)
+    assert complete == ["folder test: 2 images of 2 classes; the first has 1 box, mask"]
+    assert first.startswith("folder train: 1 of 6 images cannot be read; the first: ") and train.names[0] in first
+    assert second.startswith("folder val: ") and "1 of 2" in second
     with pytest.raises(UserError, match="'cats'; allowed: creatures"):
         check("cats")
+
+
+def test_check_decodes_a_set_of_lists_where_told_to(tmp_path):
+    train = load("cub", "train", root=sets.cub(tmp_path))
+    train.path(3).write_bytes(train.path(3).read_bytes()[:300])
+    assert not check("cub", tmp_path)[1]
+    complete, problems = check("cub", tmp_path, decode=True)
+    assert len(complete) == 2 and len(problems) == 1 and train.names[3] in problems[0]
+    assert problems[0].startswith("cub train: 1 of 8 images cannot be read")
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name not in ("creatures", "pets")])

@@ -11,7 +11,7 @@ from sets import refused
 
 from dgl_lib.datasets import load
 from dgl_lib.datasets.images import orientation, read_image
-from dgl_lib.datasets.lid import Lid, unturn
+from dgl_lib.datasets.lid import SWAPPED, Lid, unturn
 
 REAL = os.environ.get("DGL_WSOL_METADATA")
 MASK = np.zeros((24, 32), bool)
@@ -156,3 +156,31 @@ def test_real_list(tmp_path, monkeypatch):
     listed = Path(str(REAL), "LID/val/list_cls.txt").read_text().split()[1::2]
     assert len(set(zip(listed, every.labels.tolist(), strict=True))) == 1000  # a renumbering, one to one
     assert listed[0] != str(every.labels[0])
+
+
+@pytest.mark.skipif(not REAL, reason="DGL_WSOL_METADATA names no lists")
+def test_real_list_with_generated_images_of_its_sizes(tmp_path, monkeypatch):
+    """The validation part, its 2,759 photographs and masks of the names and sizes that the real lists state."""
+    monkeypatch.setenv("DGL_WSOL_METADATA", str(REAL))
+    with monkeypatch.context() as patch:
+        for module in ("listed", "lid"):
+            patch.setattr(f"dgl_lib.datasets.{module}.need_files", lambda *_: None)
+        bare = Lid("val", tmp_path)
+    for name in bare.names:
+        height, width = bare._sizes[name]
+        photograph, mask = tmp_path / f"{height}x{width}.jpg", tmp_path / f"{height}x{width}.png"
+        if not mask.exists():
+            sets.picture(photograph, (height, width))
+            sets.mask(mask, (width // 4, height // 4, width // 2, height // 2), size=(height, width))
+        if name.endswith(SWAPPED):
+            mask = tmp_path / "swapped.png"
+            sets.mask(mask, (height // 4, width // 4, height // 2, width // 2), size=(width, height))
+        sets.many([tmp_path / "ILSVRC/val" / f"{name}.JPEG"], photograph)
+        sets.many([tmp_path / "LID/val" / f"{name}.png"], mask)
+    val = Lid("val", tmp_path)
+    val.check()
+    assert len(val) == 2759
+    for i in range(0, len(val), 50):
+        record, (height, width) = val[i], bare._sizes[val.names[i]]
+        assert record.image.shape == (height, width, 3)
+        assert record.boxes.tolist() == [[width // 4, height // 4, width // 2, height // 2]]

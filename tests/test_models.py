@@ -247,7 +247,7 @@ def test_a_trunk_fills_the_trunk_in_float32_and_says_what_is_new(tmp_path: Path,
     header = {"mean": "[0.4, 0.5, 0.6]", "std": "[0.1, 0.2, 0.3]", "count_include_pad": "False", "source": "a test"}
     save_file(half, path, header)
     torch.manual_seed(5)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "dgl_lib.models"):
         model = spg_plain(4, width=TINY, weights=str(path))
     for name, value in half.items():
         assert model.state_dict()[name].dtype == torch.float32 and torch.equal(model.state_dict()[name], value.float())
@@ -448,6 +448,18 @@ def test_imagenet_weights_fit_full_width_only(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(type(SPGPlain.imagenet), "get_state_dict", lambda *_, **__: pytest.fail("downloaded"))
     with pytest.raises(UserError, match=r"width: 0\.25 given, 1 allowed"):
         spg_plain(3, width=0.25, weights="imagenet")
+
+
+@pytest.mark.parametrize("failure", [OSError("no\nnetwork"), RuntimeError("invalid hash value")])
+def test_a_download_that_fails_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    def fetch(url: str, **options: object) -> None:
+        assert url == SPGPlain.imagenet.url and options["check_hash"]
+        raise failure
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+    with pytest.raises(UserError, match=r"download of Inception_V3_Weights.* failed .*DGL_WEIGHTS may name") as told:
+        spg_plain(3, weights="imagenet")
+    assert "\n" not in str(told.value)
 
 
 # ------------------------------------------------------------------------------------------------------- pictures

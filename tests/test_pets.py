@@ -146,6 +146,23 @@ def test_failed_download(tmp_path, monkeypatch):
     refused(lambda: Pets("test"), "download", "no network", "DGL_DATA")
 
 
+def test_what_torchvision_unpacks_is_found(root, tmp_path, monkeypatch):
+    """torchvision's own class up to the bytes: it checks MD5 sums, and unpacks where we look."""
+    asked = []
+
+    def fetch(url, download_root, md5):
+        asked.append((url.rpartition("/")[2], len(md5)))
+        part = asked[-1][0].partition(".")[0]  # images or annotations
+        Path(download_root).mkdir(parents=True, exist_ok=True)
+        (root / pets.FOLDER / part).rename(Path(download_root) / part)
+
+    monkeypatch.setattr("torchvision.datasets.oxford_iiit_pet.download_and_extract_archive", fetch)
+    monkeypatch.setattr(pets, "DOWNLOADS", tmp_path / "data")
+    monkeypatch.delenv("DGL_DATA", raising=False)
+    assert Pets("test").names == TEST and Pets("test")[0].mask.any()
+    assert asked == [("images.tar.gz", 32), ("annotations.tar.gz", 32)]
+
+
 def test_unknown_split(root):
     refused(lambda: Pets("trainval", root), "'trainval'", "train, val, test")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from dgl_lib import networks, predict
 from dgl_lib.datasets.creatures import Creatures
@@ -235,6 +236,21 @@ def test_a_full_disk_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (tmp_path / "a.png").read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_an_overlay_in_strips_is_that_of_the_whole() -> None:
+    """A tall photograph is blended in strips: every piece of it looks as it does alone."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (600, 7, 3), np.uint8)
+    found = predict.Prediction(0, 1.0, rng.random((600, 7), np.float32), 1, [])
+    whole = predict.overlay(image, found, "")
+    for rows in (slice(0, 100), slice(200, 300), slice(450, 600)):
+        alone = predict.Prediction(0, 1.0, found.map[rows], 1, [])
+        assert np.array_equal(predict.overlay(image[rows], alone, ""), whole[rows])
+    assert whole.shape == image.shape and whole.dtype == np.uint8
+    # A black photograph under a map of 1 shows the highest colour of magma at its share, 0.65.
+    black = predict.overlay(np.zeros((1, 1, 3), np.uint8), predict.Prediction(0, 1.0, np.ones((1, 1)), 1, []), "")
+    assert np.abs(black[0, 0] - 0.65 * np.array([252, 253, 191])).max() <= 1
+
+
 # Networks
 
 
@@ -281,3 +297,106 @@ def test_layers_of_a_network_that_is_not_ours() -> None:
     assert by_name["layer3.1"].stride == 16 and not by_name["layer3.1"].cam
     assert "avgpool" not in by_name and "fc" not in by_name
     assert rows[-1].name == "layer4" == networks.default_layer(networks.Network(model, "r", ("0", "1"), 64))
+
+
+class ChannelsLast(nn.Module):
+    """As Swin: a map with the channels last, which is turned before the pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.last, self.pool = nn.Conv2d(3, 8, 4, 4), Turn(0, 2, 3, 1), nn.AdaptiveAvgPool2d(1)
+        self.first, self.fc = Turn(0, 3, 1, 2), nn.Linear(8, 2)
+        self.mean, self.std = (0.5,) * 3, (0.5,) * 3
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.pool(self.first(self.last(self.patches(images)))).flatten(1))
+
+
+class Turn(nn.Module):
+    def __init__(self, *axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(self.axes)
+
+
+class OneSize(ChannelsLast):
+    """As MaxViT: the input has one size."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.shape[-1] != 64:
+            raise ValueError("64 px needed")
+        return super().forward(images)
+
+
+def test_a_map_with_its_channels_last_is_refused() -> None:
+    network = networks.Network(ChannelsLast(), "turned", ("a", "b"), 64)
+    rows = networks.layers(network, device="cpu")
+    assert [(row.name, row.channels, row.cam) for row in rows] == [("patches", 8, True), ("first", 8, True)]
+    networks.check_layers(network, ["patches", "first"])
+    for call in (
+        lambda: networks.check_layers(network, ["first", "last"]),
+        lambda: predict.check(network, How("last")),
+    ):
+        with pytest.raises(UserError, match="'last' gives N x h x w x K, its channels last; N x K x h x w needed"):
+            call()
+    with pytest.raises(UserError, match="'lost' is not in ChannelsLast"):
+        networks.check_layers(network, ["lost"])
+    # Of a network of one size it cannot be told, and the layer is taken as it is.
+    fixed = networks.Network(OneSize(), "fixed", ("a", "b"), 64)
+    networks.check_layers(fixed, ["last"])
+    assert [row.name for row in networks.layers(fixed, device="cpu")] == ["patches", "last", "first"]
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "wrong"),
+    [
+        ("mobilenet_v3_large", "features.12", "features.99"),
+        ("shufflenet_v2_x0_5", "stage3", "stage9"),
+        ("convnext_tiny", "features.5.0.block.0", "features.5.0.block.2"),
+        ("swin_t", "permute", "features.3"),
+    ],
+)
+def test_localize_with_a_torchvision_network(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    photographs: Path,
+    tmp_path: Path,
+    model: str,
+    layer: str,
+    wrong: str,
+) -> None:
+    """Random weights, at a small input: what is written and what is refused."""
+    out = tmp_path / "out"
+    photograph = str(photographs / "a.png")
+    common = ("localize", photograph, "--model", model, "--weights", "none", "--scales", "0.3", "--out", str(out))
+    status, text, err = outcome(monkeypatch, capsys, *common, "--layer", wrong)
+    assert (status, text, err.count("\n")) == (2, "", 1) and wrong in err and not out.exists()
+    status, text, _ = outcome(monkeypatch, capsys, *common, "--layer", layer, "--method", "grad_cam_pp")
+    assert status == 0 and text.startswith(photograph) and (out / "a.map.png").is_file()
+
+
+@pytest.mark.parametrize("failure", [OSError("no\nnetwork"), RuntimeError("invalid hash value")])
+def test_weights_by_name_are_torchvisions(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    """Asked for with the check of their SHA-256; what fails on the way is one line."""
+    import torchvision
+
+    asked: list[tuple[str, dict]] = []
+    state = torchvision.models.shufflenet_v2_x0_5().state_dict()
+
+    def fetch(url: str, **options: object) -> dict:
+        asked.append((url, options))
+        if len(asked) == 1:
+            raise failure
+        return state
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+    with pytest.raises(UserError, match="IMAGENET1K_V1 cannot be downloaded") as told:
+        open_network(model="shufflenet_v2_x0_5")
+    assert "\n" not in str(told.value)
+    network = open_network(model="shufflenet_v2_x0_5")
+    assert network.classes[:2] == ("tench", "goldfish") and network.size == 224
+    assert all(torch.equal(value, state[key]) for key, value in network.model.state_dict().items())
+    url, options = asked[1]
+    assert url.endswith(".pth") and options["check_hash"] is True

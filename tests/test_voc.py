@@ -1,6 +1,7 @@
 """The reader of VOC 2012's layout, on a small set drawn by ``sets.voc``."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import sets
 from sets import refused
 
-from dgl_lib.datasets import load
+from dgl_lib.datasets import load, voc
 from dgl_lib.datasets.voc import CLASSES, Voc
 
 BASE = "VOCdevkit/VOC2012"
@@ -117,3 +118,20 @@ def test_download_goes_through_torchvision(tmp_path, monkeypatch):
     monkeypatch.setattr("dgl_lib.datasets.listed.DOWNLOADS", tmp_path)
     refused(lambda: Voc("test"), "voc: download", "no network", "DGL_DATA")
     assert asked == [{"year": "2012", "image_set": "train", "download": True}]
+
+
+def test_what_torchvision_unpacks_is_found(tmp_path, monkeypatch):
+    """torchvision's own class up to the bytes: it is asked once, checks the stated MD5, and unpacks where we look."""
+    asked = []
+
+    def fetch(url, folder, filename, md5):
+        asked.append((url.rpartition("/")[2], filename, md5))
+        sets.voc(Path(folder))
+
+    monkeypatch.setattr("torchvision.datasets.voc.download_and_extract_archive", fetch)
+    monkeypatch.setattr("dgl_lib.datasets.listed.DOWNLOADS", tmp_path / "data")
+    monkeypatch.delenv("DGL_DATA", raising=False)
+    assert Voc("test")[0].mask.any() and len(Voc("val")) == 22
+    archive = "VOCtrainval_11-May-2012.tar"
+    assert asked == [(archive, archive, "6cd6e144f989b92b3379bac3b3de84fd")]
+    assert archive in str(voc.__doc__) and asked[0][2] in str(voc.__doc__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from dgl_lib.datasets.creatures import Creatures
 from dgl_lib.datasets.cub import Cub
 from dgl_lib.datasets.folder import Folder
 from dgl_lib.datasets.lid import load_lid
-from dgl_lib.datasets.listed import skip_unreadable
+from dgl_lib.datasets.listed import need_readable, skip_unreadable
 from dgl_lib.datasets.pets import Pets
 from dgl_lib.datasets.records import Dataset, Record, Shuffled, Subset, first_per_class
 from dgl_lib.datasets.voc import Voc
@@ -27,6 +28,7 @@ __all__ = [
     "check",
     "first_per_class",
     "load",
+    "need_readable",
     "skip_unreadable",
 ]
 
@@ -46,7 +48,15 @@ DATASETS: dict[str, Callable[[str, str | Path | None], Dataset]] = {
 }
 
 
-def load(name: str, split: str, *, root: str | Path | None = None, per_class: int = 0) -> Dataset:
+def load(
+    name: str,
+    split: str,
+    *,
+    root: str | Path | None = None,
+    per_class: int = 0,
+    skip: bool | None = None,
+    progress: bool = False,
+) -> Dataset:
     """A split of a data set by name. Training asks it for ``image`` and ``labels`` only, and so opens no mask.
 
     Args:
@@ -57,6 +67,9 @@ def load(name: str, split: str, *, root: str | Path | None = None, per_class: in
         root: folder of the files; None: $DGL_DATA, else pets, voc and cub are downloaded into ``data``. Creatures need
             none. wsolevaluation's lists are in $DGL_WSOL_METADATA, else in ``metadata`` in that folder.
         per_class: keep the first so many images of each class, in the data set's order; 0 keeps all.
+        skip: decode what is kept and leave out what cannot be read, with a warning that counts it (see
+            ``skip_unreadable``); None: where $SKIP_UNREADABLE is 1.
+        progress: draw a bar while decoding.
 
     Raises:
         UserError: an unknown name or split, a negative ``per_class``, or files that are not what the data set expects.
@@ -65,7 +78,10 @@ def load(name: str, split: str, *, root: str | Path | None = None, per_class: in
         raise UserError(f"unknown data set {name!r}; allowed: {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise UserError(f"{name}: unknown split {split!r}; allowed: {', '.join(SPLITS)}")
-    return first_per_class(DATASETS[name](split, root), per_class)
+    dataset = first_per_class(DATASETS[name](split, root), per_class)
+    if skip is None:
+        skip = os.environ.get("SKIP_UNREADABLE") == "1"
+    return skip_unreadable(dataset, progress=progress) if skip else dataset
 
 
 def check(name: str, root: str | Path | None = None, *, decode: bool = False) -> tuple[list[str], list[str]]:
@@ -86,13 +102,12 @@ def check(name: str, root: str | Path | None = None, *, decode: bool = False) ->
     complete, problems = [], []
     for split in SPLITS:
         try:
-            dataset = load(name, split, root=root)
+            dataset = load(name, split, root=root, skip=False)
             getattr(dataset, "check", lambda: None)()  # creatures are drawn, there is nothing to look for
+            if decode:
+                need_readable(dataset)
             count = f"{len(dataset)} images of {len(dataset.classes)} classes"
-            if decode and len(readable := skip_unreadable(dataset)) < len(dataset):
-                problems.append(f"{name} {split}: {len(dataset) - len(readable)} of {count} cannot be read")
-            else:
-                complete.append(f"{name} {split}: {count}; the first has {_known(dataset[0])}")
+            complete.append(f"{name} {split}: {count}; the first has {_known(dataset[0])}")
         except UserError as error:
             where = f"{name} {split}: "
             problems.append(where + str(error).removeprefix(where))

@@ -12,6 +12,7 @@ The data set marks 15 points of each bird (beak, crown, ...), which are no regio
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -141,4 +142,7 @@ def _download(folder: Path) -> None:
 
     for (address, md5), unpacked in zip(ARCHIVES, (FOLDER, "segmentations"), strict=True):
         if not (folder / unpacked).is_dir():
-            download_and_extract_archive(address, str(folder), md5=md5)
+            beside = folder / f".{unpacked}"  # unpacking that is broken off must not pass for the data set
+            download_and_extract_archive(address, str(folder), extract_root=str(beside), md5=md5)
+            (beside / unpacked).rename(folder / unpacked)
+            shutil.rmtree(beside)

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from dgl_lib.datasets.listed import SPLITS, Box, Listed, Size, check_split, find_root, need_files, read_box, read_table
+from dgl_lib.datasets.listed import (
+    SPLITS,
+    Box,
+    Listed,
+    Size,
+    check_split,
+    find_root,
+    need_files,
+    need_readable,
+    read_box,
+    read_table,
+)
 from dgl_lib.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -54,14 +66,10 @@ class Folder(Listed):
         if empty := [c for c in classes if not by_class[c]]:
             raise UserError(f"{images / empty[0]}: no image in it; files ending in {', '.join(SUFFIXES)} are read")
         for c, files in by_class.items():
-            stems = [Path(file).stem for file in files]
-            if (
-                twice := next((stem for stem in stems if stems.count(stem) > 1), None)
-                if len(set(stems)) < len(stems)
-                else None
-            ):
+            counts = Counter(Path(file).stem for file in files)
+            if twice := [stem for stem, count in counts.items() if count > 1]:
                 raise UserError(
-                    f"{images / c}: two files are named {twice!r} up to their ending; one mask could be either's"
+                    f"{images / c}: two files are named {twice[0]!r} up to their ending; one mask could be either's"
                 )
         every = [f"{c}/{file}" for c in classes for file in by_class[c]]
         table = self._root / "splits.csv"
@@ -80,6 +88,14 @@ class Folder(Listed):
         )
         if (self._root / "masks").is_dir() and split != "train":
             need_files(self._root / "masks", (_png(name) for name in names), f"folder {split} masks")
+
+    def check(self) -> None:
+        """Decode everything (a few milliseconds a photograph): those of one's own are the ones that may be broken.
+
+        Raises:
+            UserError: a photograph or mask that cannot be read or does not fit; counts them and quotes the first.
+        """
+        need_readable(self)
 
     def _files_of(self, index: int) -> dict[str, Path]:
         """Field of a record -> its mask file, where there is one."""

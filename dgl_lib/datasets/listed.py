@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from dgl_lib.datasets.images import image_size, read_image, read_mask
 from dgl_lib.datasets.records import Dataset, Record, Subset
@@ -287,7 +288,7 @@ class Listed:
         """Open the header of each photograph and mask of a val or test split: do they fit? Training's need no opening.
 
         Raises:
-            UserError: at the first that does not. Whether each can be decoded is ``skip_unreadable``'s question.
+            UserError: at the first that does not. Whether each can be decoded is ``need_readable``'s question.
         """
         for index in range(len(self)) if self.split != "train" else ():
             size = image_size(self.path(index), oriented=self.oriented)
@@ -317,26 +318,47 @@ def around(mask: np.ndarray) -> list[Box]:
     return [(int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))]
 
 
-def skip_unreadable(dataset: Dataset) -> Dataset:
+def need_readable(dataset: Dataset, *, progress: bool = False) -> None:
+    """Decode everything once: the photographs of a train split, the whole records of the others.
+
+    Raises:
+        UserError: at least one image cannot be read; counts them and quotes the first error.
+    """
+    _, errors = _decode(dataset, progress)
+    if errors:
+        raise UserError(f"{_left_out(dataset, errors)}; the first: {errors[0]}")
+
+
+def skip_unreadable(dataset: Dataset, *, progress: bool = False) -> Dataset:
     """``dataset`` without the images that cannot be read, with one warning that counts them and quotes the first error.
 
-    Everything is decoded once: the photographs of a train split, the whole records of the others.
+    Decodes what ``need_readable`` does.
 
     Raises:
         UserError: not one image can be read.
     """
+    readable, errors = _decode(dataset, progress)
+    if not errors:
+        return dataset
+    if not readable:
+        raise UserError(f"{_left_out(dataset, errors)}; the first: {errors[0]}")
+    warnings.warn(f"{_left_out(dataset, errors)} and are left out; the first: {errors[0]}", stacklevel=2)
+    return Subset(dataset, readable)
+
+
+def _decode(dataset: Dataset, progress: bool) -> tuple[list[int], list[str]]:
+    """The indices that can be read, and what is wrong with the others."""
     read: Callable[[int], object] = dataset.image if dataset.split == "train" else dataset.__getitem__
     readable, errors = [], []
-    for index in range(len(dataset)):
+    label = f"reading {dataset.name} {dataset.split}"
+    for index in tqdm(range(len(dataset)), desc=label, unit="image", leave=False, disable=not progress):
         try:
             read(index)
             readable.append(index)
         except UserError as error:
             errors.append(str(error))
-    if not errors:
-        return dataset
-    left_out = f"{dataset.name} {dataset.split}: {len(errors)} of {len(dataset)} images cannot be read"
-    if not readable:
-        raise UserError(f"{left_out}; the first: {errors[0]}")
-    warnings.warn(f"{left_out} and are left out; the first: {errors[0]}", stacklevel=2)
-    return Subset(dataset, readable)
+    return readable, errors
+
+
+def _left_out(dataset: Dataset, errors: Sequence[str]) -> str:
+    return f"{dataset.name} {dataset.split}: {len(errors)} of {len(dataset)} images cannot be read"

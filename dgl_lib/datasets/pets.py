@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from dgl_lib.datasets.images import image_size, read_image, read_mask
+from dgl_lib.datasets.listed import DOWNLOADS
 from dgl_lib.datasets.records import Record
 from dgl_lib.errors import UserError
 
@@ -171,7 +172,7 @@ def _find(root: str | Path | None) -> Path:
     if not root:
         from torchvision.datasets import OxfordIIITPet
 
-        root = Path(__file__).resolve().parents[2] / "data"  # the project's, whichever folder the caller is in
+        root = DOWNLOADS
         try:
             OxfordIIITPet(root=root, download=True)
         except (OSError, RuntimeError) as error:

@@ -26,7 +26,7 @@ def read_weights(weights: str | Path | None, width: float, imagenet: WeightsEnum
     """The tensors and the header that ``weights`` names: nothing for None, ``imagenet`` (downloaded), or a file.
 
     Raises:
-        UserError: ``"imagenet"`` at another width than 1, or an unreadable file.
+        UserError: ``"imagenet"`` at another width than 1, a download that failed, or an unreadable file.
     """
     if weights is None:
         return {}, {}
@@ -34,7 +34,11 @@ def read_weights(weights: str | Path | None, width: float, imagenet: WeightsEnum
         return read_file(Path(weights))
     if width != 1:
         raise UserError(f"width: {width!r} given, 1 allowed with the weights 'imagenet'")
-    return imagenet.get_state_dict(progress=True, check_hash=True), {"source": f"torchvision {imagenet}"}
+    try:
+        return imagenet.get_state_dict(progress=True, check_hash=True), {"source": f"torchvision {imagenet}"}
+    except (OSError, RuntimeError) as error:  # no network, a full disk, or bytes of another SHA-256
+        reason = " ".join(str(error).split())
+        raise UserError(f"weights: download of {imagenet} failed ({reason}); DGL_WEIGHTS may name a file") from None
 
 
 def read_file(path: Path) -> Weights:
@@ -48,9 +52,8 @@ def read_file(path: Path) -> Weights:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"weights {path.name!r} is not a readable safetensors file: {error}") from None
-    except Exception as error:  # torch.load raises half a dozen types for a broken or an unsafe file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"weights {path.name!r} is not a file of plain tensors: {reason}") from None
+    except Exception:  # half a dozen types for a broken or an unsafe file; torch's own words advise to load it unsafely
+        raise UserError(f"weights {path.name!r} is not a file of plain tensors (.safetensors, or .pth)") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"weights {path.name!r} holds {type(state).__name__}, a dictionary of named tensors is needed")
     return state, {}
