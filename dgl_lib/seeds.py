@@ -46,7 +46,7 @@ def run(profile: str, settings: Sequence[str] = (), *, progress: bool = True) ->
 
 
 def make(parameters: dict[str, Any], folder: Path, *, progress: bool = False) -> None:
-    """Write seeds.csv, summary.csv, effects.csv, effects_spread.csv, a figure and README.md to ``folder``."""
+    """Write seeds.csv, summary.csv, effects.csv, effects_spread.csv, verdicts.md, a figure, README.md to ``folder``."""
     layer = parameters["layer"]
     tables, per_seed = [], {}
     for seed in range(parameters["seed"], parameters["seed"] + SEEDS):
@@ -69,6 +69,7 @@ def make(parameters: dict[str, Any], folder: Path, *, progress: bool = False) ->
     fixed = {*on_layer(table, layer), *((name, "") for name in BASELINES)}
     here = table[[pair in fixed for pair in zip(table["method"], table["layer"], strict=True)]]
     style.save(plots.dots(here, by_seed, layer), folder, "seeds")
+    write_text(folder / "verdicts.md", verdicts(by_seed) + "\n")
     write_text(folder / "README.md", page(table, summary, by_seed, spread, parameters))
 
 
@@ -147,6 +148,22 @@ def effects_spread(per_seed: Mapping[int, Mapping[str, np.ndarray]]) -> pd.DataF
     return pd.DataFrame(rows)
 
 
+def verdicts(by_seed: pd.DataFrame) -> str:
+    """Which claims' verdicts another training leaves as they are, in one sentence made from ``effects_table``."""
+    order = ["not reproduced", "undecided", "reproduced"]  # of a claim with two effects, the worse decides
+    stay, change = [], []
+    for claim, rows in by_seed[by_seed["effect"] != PRECISION].groupby("claim"):  # that is part of the rule at REST
+        found = {seed: min(own["verdict"], key=order.index) for seed, own in rows.groupby("seed")}
+        if len(set(found.values())) == 1:
+            stay.append(f"{claim} ({next(iter(found.values()))})")
+        else:
+            change.append(f"{claim} ({', '.join(f'seed {seed}: {one}' for seed, one in found.items())})")
+    return (
+        f"Of the claims checked with {by_seed['seed'].nunique()} training seeds, the verdict stays the same for "
+        f"{', '.join(stay) or 'none'}; another training changes it for {', '.join(change) or 'none'}."
+    )
+
+
 def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Mean, smallest, largest, standard deviation (n - 1 in its denominator) and number of one value a seed."""
     v = np.asarray(values, float)
@@ -198,6 +215,7 @@ def page(
         "and layers are chosen on the validation part, for each network by itself; intervals are 95 % bootstrap "
         "intervals over images, paired where two maps are compared.",
         "![IoU and effects by seed](seeds.png)",
+        verdicts(by_seed),
         "## The effects",
         _effects_markdown(by_seed, spreads),
         *[_sentence(row, by_seed) for row in spreads.to_dict("records")],

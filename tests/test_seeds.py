@@ -118,6 +118,13 @@ def test_c2_needs_the_rest_found_and_the_precision_kept() -> None:
     kept = found | {seeds.PRECISION: np.zeros(30)}
     verdicts = seeds.effects_table({0: kept}).set_index("effect")["verdict"]
     assert verdicts[[seeds.REST, seeds.PRECISION]].tolist() == ["reproduced", "kept"]
+    over = dict.fromkeys(list(seeds.EFFECTS)[2:], np.full(30, 4.0))
+    two = {0: found | over, 1: kept | over | {"DGL minus enhanced map": np.full(30, 0.2)}}
+    assert seeds.verdicts(seeds.effects_table(two)) == (
+        "Of the claims checked with 2 training seeds, the verdict stays the same for C4 (reproduced), C5 (reproduced); "
+        "another training changes it for C2 (seed 0: not reproduced, seed 1: reproduced), "
+        "C8 (seed 0: reproduced, seed 1: not reproduced)."
+    )
 
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
