@@ -152,12 +152,14 @@ def verdicts(by_seed: pd.DataFrame) -> str:
     """Which claims' verdicts another training leaves as they are, in one sentence made from ``effects_table``."""
     order = ["not reproduced", "undecided", "reproduced"]  # of a claim with two effects, the worse decides
     stay, change = [], []
-    for claim, rows in by_seed[by_seed["effect"] != PRECISION].groupby("claim"):  # that is part of the rule at REST
-        found = {seed: min(own["verdict"], key=order.index) for seed, own in rows.groupby("seed")}
+    rules = by_seed[by_seed["effect"] != PRECISION]  # that is part of the rule at REST
+    for claim in rules["claim"].sort_values().unique().tolist():
+        own = rules[rules["claim"] == claim]
+        found = {seed: min(one["verdict"], key=order.index) for seed, one in own.groupby("seed")}
         if len(set(found.values())) == 1:
-            stay.append(f"{claim!s} ({next(iter(found.values()))})")
+            stay.append(f"{claim} ({next(iter(found.values()))})")
         else:
-            change.append(f"{claim!s} ({', '.join(f'seed {seed}: {one}' for seed, one in found.items())})")
+            change.append(f"{claim} ({', '.join(f'seed {seed}: {one}' for seed, one in found.items())})")
     return (
         f"Of the claims checked with {by_seed['seed'].nunique()} training seeds, the verdict stays the same for "
         f"{', '.join(stay) or 'none'}; another training changes it for {', '.join(change) or 'none'}."
