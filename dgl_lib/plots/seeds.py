@@ -35,7 +35,7 @@ def dots(table: pd.DataFrame, effects: pd.DataFrame, layer: str) -> Figure:
     _by_seed(right, effects, "effect", names)
     labels = [name.replace(" minus ", "\n$-$ ") for name in names]
     right.set_yticks(range(len(names)), labels, fontsize="small")
-    right.set(xlabel="difference (points; of IoU where nothing else is said)", title="Effects, image by image")
+    right.set(xlabel="difference (points)", title="Effects, image by image")
     means = effects.pivot_table(index="effect", columns="seed", values="mean")
     agree = int(((means > 0).all(axis=1) | (means < 0).all(axis=1)).sum())
     figure.suptitle(f"{agree} of {len(names)} effects have the same sign with all {means.shape[1]} seeds")
