@@ -70,13 +70,17 @@ def _memory() -> float | None:
 
 
 def revision(root: Path) -> dict[str, Any]:
-    """The git commit at ``root`` and whether tracked files differ from it; ``commit`` is None outside a repository."""
+    """The git commit at ``root``, None outside a repository, and whether tracked files differ from it.
+
+    What stands in ``results`` does not count: each page that is made writes there.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 

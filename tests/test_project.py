@@ -18,6 +18,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from dgl_lib.manifest import revision
+
 ROOT = Path(__file__).resolve().parents[1]
 MB = 1 << 20
 
@@ -377,3 +379,18 @@ def test_a_session_that_changes_the_tree_fails(tmp_path: Path, start: str, write
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert result.returncode == code, result.stdout + result.stderr
     assert ("left-behind.txt" in result.stdout) == bool(code)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_a_manifest_calls_changed_code_dirty_and_not_what_runs_write(tmp_path: Path):
+    assert revision(tmp_path) == {"commit": None, "dirty": None}
+    for name in ("results/table.csv", "dgl_lib/code.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("before")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "--all")
+    git(tmp_path, "commit", "--quiet", "--message=all")
+    (tmp_path / "results" / "table.csv").write_text("after")
+    assert revision(tmp_path)["dirty"] is False and len(revision(tmp_path)["commit"]) == 40
+    (tmp_path / "dgl_lib" / "code.py").write_text("after")
+    assert revision(tmp_path)["dirty"] is True
