@@ -2,6 +2,7 @@
 
 accuracy.csv  the classifier's top-1, and the majority class's
 scores.csv    where there are masks: ``evaluation.report``
+images.csv    the same image by image: ``Scores.table``
 boxes.csv     where there are boxes only: ``box_report``
 """
 
