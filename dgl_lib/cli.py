@@ -135,7 +135,9 @@ def _print_json(document: object) -> None:
 )
 @click.argument("photographs", nargs=-1, required=True)
 @_on_a_network
-@click.option("--layer", metavar="NAME", help="See `dgl layers`; default: Mixed_6e, else the last one.")
+@click.option(
+    "--layer", metavar="NAME", help="See `dgl layers`; default: Mixed_6e, conv5_3 or layer3.5, else the last one."
+)
 @click.option("--method", default="dgl", show_default=True, help="dgl, cam, grad_cam, layer_cam, pixel_selection, ...")
 @click.option("--class", "wanted", metavar="NAME|INDEX", help="The class to look for; default: the predicted one.")
 @click.option(
@@ -227,7 +229,11 @@ def layers(
 @click.option("--root", metavar="FOLDER", help="Folder of the data; default: $DGL_DATA.")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["test", "val"]), help="Reported.")
 @click.option(
-    "--layers", "at", callback=_names, metavar="A,B", help="Default: Mixed_6e and the last, where CAM exists."
+    "--layers",
+    "at",
+    callback=_names,
+    metavar="A,B",
+    help="Default: that of `dgl localize` and the last, where CAM exists.",
 )
 @click.option("--methods", callback=_names, metavar="A,B", help="Default: all of them.")
 @click.option("--size", default=0, help="Side of the input in pixels; default: the network's own.")

@@ -20,9 +20,6 @@ from dgl_lib.models.weights import read_file
 from dgl_lib.taps import find, frozen
 from dgl_lib.training import pick_device
 
-#: The talk's layer, taken where a network has it.
-LAYER = "Mixed_6e"
-
 
 @dataclass(frozen=True)
 class Network:
@@ -254,8 +251,8 @@ def _is_map(outputs: list[object]) -> bool:
 
 
 def default_layer(network: Network, method: str = "dgl") -> str:
-    """``LAYER`` where the network has it, else the last one of ``layers``; for CAM, the last on which it exists."""
-    if method != "cam" and LAYER in dict(network.model.named_modules()):
-        return LAYER
+    """A project's classifier's own ``layer``, else the last one of ``layers``; for CAM, the last on which it exists."""
+    if method != "cam" and isinstance(network.model, Classifier):
+        return network.model.layer
     rows = layers(network)
     return ([row for row in rows if row.cam and method == "cam"] or rows)[-1].name

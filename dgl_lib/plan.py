@@ -12,6 +12,7 @@ import yaml
 
 from dgl_lib import paths
 from dgl_lib.errors import UserError
+from dgl_lib.models import LAYER, LAYERS
 from dgl_lib.parameters import Parameter, check_names, check_types, check_values, notebook_parameters
 
 
@@ -55,7 +56,9 @@ def _profiles_folder() -> Path:
 def read_plan(profile: str, settings: Sequence[str] = ()) -> Plan:
     """Read a profile, put ``settings`` ("name=value", the value as in YAML) over it, and check every name and value.
 
-    EVERYTHING=1 in the environment localizes all images of the validation and test parts; SHOW_PHOTOS=1 shows pixels.
+    Another ``network`` than the profile's, where it is the one localized with (``checkpoint: trained``), comes with its
+    own ``layers`` and ``layer`` unless those are set too. EVERYTHING=1 in the environment localizes all images of the
+    validation and test parts; SHOW_PHOTOS=1 shows pixels.
 
     Raises:
         UserError: an unknown profile or parameter, a value of the wrong type or out of range.
@@ -70,19 +73,30 @@ def read_plan(profile: str, settings: Sequence[str] = ()) -> Plan:
         raise UserError(f"profile {profile!r} is not YAML: {' '.join(str(error).split())}") from None
     check_names(given, known, f"profile {profile!r}")
     given = {"profile": profile, **given}
+    chosen: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting}: name=value allowed")
         check_names([name], known, "--set")
-        given[name] = text if known[name].type == "str" else yaml.safe_load(text)
+        chosen[name] = text if known[name].type == "str" else yaml.safe_load(text)
+    given |= _layers_of(chosen, given, known) | chosen
     if os.environ.get("EVERYTHING") == "1":
         given |= {"val_per_class": 0, "test_per_class": 0}
     if os.environ.get("SHOW_PHOTOS") == "1":
         given["show_photos"] = True
     values = {}
     for notebook, parameters in declared.items():
-        check_types(chosen := {k: v for k, v in given.items() if k in parameters}, parameters)
-        values[notebook] = {k: p.default for k, p in parameters.items()} | chosen
+        check_types(own := {k: v for k, v in given.items() if k in parameters}, parameters)
+        values[notebook] = {k: p.default for k, p in parameters.items()} | own
         check_values(values[notebook])
     return Plan(str(given["profile"]), values)
+
+
+def _layers_of(chosen: Mapping[str, Any], profile: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:
+    """The layers of the network that ``chosen`` puts in the place of the profile's; nothing where it leaves that."""
+    network = chosen.get("network")
+    localized_with = {**profile, **chosen}.get("checkpoint") == "trained"
+    if network not in LAYERS or network == profile.get("network", known["network"].default) or not localized_with:
+        return {}
+    return {"layers": [layer.name for layer in LAYERS[network]], "layer": LAYER[network]}

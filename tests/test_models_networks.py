@@ -15,6 +15,7 @@ from dgl_lib.errors import UserError
 from dgl_lib.localize import localize
 from dgl_lib.maps import minmax
 from dgl_lib.models import (
+    LAYER,
     LAYERS,
     NETWORKS,
     Classifier,
@@ -94,6 +95,13 @@ def test_names_of_resnet() -> None:
     """group1/block0 .. group3/block2 are torchvision's layer2.0 .. layer4.2."""
     found = [layer.name for layer in LAYERS["resnet50_se"]]
     assert found == [f"layer{group + 1}.{i}" for group, n in ((1, 4), (2, 6), (3, 3)) for i in range(n)]
+
+
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_the_layer_looked_at_closest_is_not_cams(network: str) -> None:
+    """There every method of gradients would be CAM, and nothing could be compared."""
+    names = [layer.name for layer in LAYERS[network]]
+    assert LAYER[network] in names[:-1]
 
 
 def test_layer_names_belong_to_one_network() -> None:

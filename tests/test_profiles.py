@@ -18,7 +18,7 @@ import sets
 from dgl_lib import assess, claims, evaluation, networks, notebooks, paths, study
 from dgl_lib.errors import UserError
 from dgl_lib.localize import CONTROLS, METHODS
-from dgl_lib.models import LAYERS
+from dgl_lib.models import LAYER, LAYERS
 from dgl_lib.plan import declared_parameters, read_plan
 from dgl_lib.plots import style
 
@@ -186,6 +186,20 @@ def test_at_the_papers_settings_and_complete(profile: str) -> None:
     given = set(re.findall(r"^(\w+):", text, re.M))
     declared = {name for of in declared_parameters().values() for name in of}
     assert declared - given == {"profile", "device", "seed", "labels", "progress", "show_photos"}
+
+
+@pytest.mark.parametrize("network", ["vgg16_gap", "resnet50_se"])
+def test_another_network_comes_with_its_own_layers(network: str) -> None:
+    """By the one parameter, and what is set by hand stays so."""
+    names = [layer.name for layer in LAYERS[network]]
+    values = read_plan("creatures", [f"network={network}"]).merged
+    assert values["layers"] == names and values["layer"] == LAYER[network] and values["network"] == network
+    values = read_plan("creatures", [f"layer={names[-1]}", f"network={network}"]).merged
+    assert values["layers"] == names and values["layer"] == names[-1]
+    values = read_plan("creatures", ["network=spg_plain"]).merged
+    assert values["layer"] == "Mixed_6e" and values["layers"] == [layer.name for layer in LAYERS["spg_plain"]]
+    # The quick profile localizes with the committed SPG-plain, whatever it trains.
+    assert read_plan("quick", [f"network={network}"]).merged["layer"] == "Mixed_6e"
 
 
 def test_the_page_counts_bytes_as_the_code_writes_them(root: Path) -> None:

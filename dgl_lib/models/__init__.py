@@ -4,7 +4,14 @@
 """
 
 from dgl_lib import pair  # noqa: F401  (says what to do where torch and torchvision do not fit together)
-from dgl_lib.models.checkpoints import LAYERS, NETWORKS, committed_checkpoint, load_checkpoint, save_checkpoint
+from dgl_lib.models.checkpoints import (
+    LAYER,
+    LAYERS,
+    NETWORKS,
+    committed_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from dgl_lib.models.classifier import Classifier, Layer
 from dgl_lib.models.images import preprocess, squash
 from dgl_lib.models.resnet import ResNet50SE, resnet50_se
@@ -13,6 +20,7 @@ from dgl_lib.models.vgg import VGG16Gap, vgg16_gap
 from dgl_lib.models.weights import digest
 
 __all__ = [
+    "LAYER",
     "LAYERS",
     "NETWORKS",
     "SPG_PLAIN_LAYERS",

@@ -15,13 +15,15 @@ from dgl_lib.models.spg import SPGPlain, spg_plain
 from dgl_lib.models.vgg import VGG16Gap, vgg16_gap
 from dgl_lib.models.weights import read_file
 
-#: Each network by name, as the parameter ``network`` and a checkpoint's header give it, and its table of layers.
+#: Each network by name, as the parameter ``network`` and a checkpoint's header give it; its table of layers, and the
+#: one of them that the study looks at closest.
 NETWORKS: dict[str, Callable[..., Classifier]] = {
     "spg_plain": spg_plain,
     "vgg16_gap": vgg16_gap,
     "resnet50_se": resnet50_se,
 }
 LAYERS = {network.architecture: network.layers for network in (SPGPlain, VGG16Gap, ResNet50SE)}
+LAYER = {network.architecture: network.layer for network in (SPGPlain, VGG16Gap, ResNet50SE)}
 
 
 def save_checkpoint(model: Classifier, path: str | Path, **facts: object) -> None:

@@ -24,6 +24,7 @@ class Classifier(nn.Module):
     Class attributes:
         architecture: the name in ``NETWORKS`` and in a checkpoint's header.
         layers: every layer the study localizes on, in the order data flows through them; CAM exists on the last.
+        layer: the one it looks at closest: the last that ImageNet trained, short of CAM's own.
         imagenet: torchvision's weights that fill the trunk.
         trunk, added: in words, what those weights fill and what they leave; ``dropped``: beginnings of names in
             torchvision's file that have no place here.
@@ -38,6 +39,7 @@ class Classifier(nn.Module):
 
     architecture: ClassVar[str]
     layers: ClassVar[tuple[Layer, ...]]
+    layer: ClassVar[str]
     imagenet: ClassVar[WeightsEnum]
     trunk: ClassVar[str]
     added: ClassVar[str]

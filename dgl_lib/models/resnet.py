@@ -62,6 +62,7 @@ class ResNet50SE(Classifier):
         Layer("layer4.1", 2048, 16),  # group3/block1
         Layer("layer4.2", 2048, 16),  # group3/block2
     )
+    layer = "layer3.5"  # the last group but one: on layer4.2 itself every method of gradients is CAM
     imagenet = ResNet50_Weights.IMAGENET1K_V1  # the plain recipe of the paper's years; V2 can be given by path
     trunk, added = "a ResNet-50 trunk (stem to layer4)", "gates open, fc"
     dropped = ("fc.",)

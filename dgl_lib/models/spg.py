@@ -93,6 +93,7 @@ class SPGPlain(Classifier):
 
     architecture = "spg_plain"
     layers = SPG_PLAIN_LAYERS
+    layer = "Mixed_6e"  # the talk's
     # Inception-v3 as torchvision ported it: inputs in [-1, 1] and average pools that count the padding.
     imagenet = Inception_V3_Weights.IMAGENET1K_V1
     mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)

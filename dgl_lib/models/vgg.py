@@ -42,6 +42,7 @@ class VGG16Gap(Classifier):
         Layer("conv5_3", 512, 16),
         Layer("add", 1024, 16),
     )
+    layer = "conv5_3"
     imagenet = VGG16_Weights.IMAGENET1K_V1
     trunk, added = "a VGG-16 trunk (features.0 to features.28)", "add and fc"
     dropped = ("classifier.",)
