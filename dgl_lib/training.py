@@ -35,7 +35,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """Whether bfloat16 is worth its loss of digits. Training only; localizing always runs in float32.
+    """Whether bfloat16 is worth its loss of digits. In training and where pictures are only classified; localizing
+    always runs in float32.
 
     On CPUs oneDNN must report it (emulated, it is 13 times slower than float32) and the processor must have tile
     instructions: with AVX512-BF16 alone a training step was measured 1.2 times slower than in float32.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -192,11 +193,11 @@ def test_a_broken_off_run_goes_on(model: SPGPlain, tmp_path: Path, monkeypatch: 
     whole = all_curves(model, Toy(3), maps, P, folder=tmp_path / "one")
     real, seen = curves, []
 
-    def breaks(*arguments):  # type: ignore[no-untyped-def]
+    def breaks(*arguments, **options):  # type: ignore[no-untyped-def]
         seen.append(list(arguments[3]))
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(faithfulness, "curves", breaks)
     with pytest.raises(KeyboardInterrupt):
@@ -217,6 +218,28 @@ def test_other_settings_are_not_mistaken_for_these(model: SPGPlain, tmp_path: Pa
     for p in (P, P | {"alpha": 5.0}, P | {"rule": "autograd"}, P | {"image_size": 40}, P | {"resize": 40}):
         all_curves(model, Toy(1), maps, p, folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_bfloat16_is_asked_for_where_it_is_fast_and_compared_with_float32(
+    model: SPGPlain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = some_maps(2)
+    learned = deepcopy(model)
+    with torch.no_grad():  # far from equal logits, so that digits show
+        learned.fc.weight.mul_(100)
+    found = {}
+    for bf16 in (False, True):
+        monkeypatch.setattr(faithfulness, "bf16_is_fast", lambda _device, bf16=bf16: bf16)
+        found[bf16] = all_curves(learned, Toy(2), maps, P, folder=tmp_path)["dgl", "add2"]
+        table = faithfulness.rounding(learned, Toy(2), maps["dgl", "add2"], P)
+        assert len(table) == (6 if bf16 else 0)
+    assert 0 < np.abs(found[True] - found[False]).max() < 0.05
+    for i, (_, rows) in enumerate(table.groupby("image", sort=False)):
+        half = STEPS // 2
+        for column, of in (("float32", found[False][i]), ("bfloat16", found[True][i])):
+            np.testing.assert_allclose(rows[column], [of[0, -1], of[0, half], of[1, half]], atol=0.02)
+    assert (table["float32"] != table["bfloat16"]).any()
+    np.testing.assert_allclose(table["float32"].iloc[0], found[False][0, 0, -1], rtol=1e-4)
 
 
 def test_images_come_class_by_class_in_turn() -> None:
@@ -293,14 +316,14 @@ def test_randomisation_cascades_on_a_copy(model: SPGPlain) -> None:
     assert set(table.loc[table["method"] == "cam", "layer"]) == {"add1"}
     # The second step's head is the first step's: one block more, none drawn twice.
     torch.manual_seed(faithfulness.SEED)
-    copy = spg_plain(3, width=1 / 16)
-    copy.load_state_dict(model.state_dict())
+    twin = spg_plain(3, width=1 / 16)
+    twin.load_state_dict(model.state_dict())
     torch.manual_seed(faithfulness.SEED)
     for block in ("head", "add1"):
-        randomise(blocks(copy, [layer.name for layer in copy.layers])[block])
+        randomise(blocks(twin, [layer.name for layer in twin.layers])[block])
     images = preprocess(model, [data.image(i) for i in range(2)], 32)
     labels = data.labels.tolist()
-    pair = [METHODS["dgl"](m.eval(), images, labels, ["Mixed_6e"])["Mixed_6e"].numpy() for m in (model, copy)]
+    pair = [METHODS["dgl"](m.eval(), images, labels, ["Mixed_6e"])["Mixed_6e"].numpy() for m in (model, twin)]
     assert dgl["add1"] == pytest.approx(rank_correlation(*pair).mean(), abs=1e-3)
 
 
@@ -339,7 +362,10 @@ def test_page_and_figures_say_what_the_numbers_say() -> None:
         for step, (block, r) in enumerate({"": 1.0, "head": 0.95 if m == "layer_cam" else 0.5, "stem": 0.1}.items())
     ]
     random = pd.DataFrame(rows)
-    text = page(P, auc, random)
+    text = page(P, auc, random, pd.DataFrame())
+    assert "p_c is taken in float32." in text
+    pictures = pd.DataFrame({"float32": [0.5, 0.25], "bfloat16": [0.49, 0.25]})
+    assert "0.0050 from float32's on average and 0.0100 at the most" in page(P, auc, random, pictures)
     assert "Best insertion: DGL (both branches) on `add1`" in text
     assert "insertion: DGL is better" in text and "deletion: DGL is worse" in text
     same = "randomised, the maps of these methods hardly change (rank correlation of at least 0.9)"
