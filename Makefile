@@ -1,7 +1,7 @@
 # make study                      the whole study on the embedded data   -> results/creatures
 # make study PROFILE=pets         the same on Oxford-IIIT Pet photographs -> results/pets
 # make comparison                 a page of its own in results/PROFILE, from the same networks; so do
-#                                 make controls, make seeds, make faithfulness, make scores
+#                                 make scores, make controls, make seeds, make architectures, make faithfulness
 # make test                       everything continuous integration checks
 # make peers                      agreement with TorchCAM and pytorch-grad-cam, and timm's networks
 #
@@ -16,12 +16,12 @@ JOBS    ?= 2
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.dgl-installed
 
-.PHONY: study comparison controls seeds faithfulness scores test peers notebooks lab env clean
+.PHONY: study comparison scores controls seeds architectures faithfulness test peers notebooks lab env clean
 
 study: env
 	$(PY) -m dgl_lib study $(PROFILE)
 
-comparison controls seeds faithfulness scores: env
+comparison scores controls seeds architectures faithfulness: env
 	$(PY) -m dgl_lib $@ $(PROFILE)
 
 # One pytest session for tests and notebooks: loadscope keeps the cells of a notebook together and in order.

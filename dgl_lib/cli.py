@@ -373,6 +373,7 @@ _add_page("comparison", "Compare every method on every layer")
 _add_page("scores", "Score boxes, thresholds and normalisations, and what usual mistakes add")
 _add_page("controls", "Localize a wrong class, with an untrained network, with one of shuffled labels")
 _add_page("seeds", "Train with two more seeds and compare all three")
+_add_page("architectures", "Train the other two networks and compare all three")
 _add_page("faithfulness", "Insertion, deletion and randomised weights, for every method")
 
 

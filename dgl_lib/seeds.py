@@ -50,12 +50,7 @@ def make(parameters: dict[str, Any], folder: Path, *, progress: bool = False) ->
     layer = parameters["layer"]
     tables, per_seed = [], {}
     for seed in range(parameters["seed"], parameters["seed"] + SEEDS):
-        checkpoint = study.train_classifier(parameters | {"seed": seed}, progress=progress)
-        own = parameters | {"seed": seed, "checkpoint": checkpoint.relative_to(paths.project_root()).as_posix()}
-        maps = {split: study.every_map(own, split, progress=progress) for split in ("val", "test")}
-        scored = partial(score, folder=paths.runs_folder(), progress=progress)
-        val, test = (scored(study.part(own, split), {1.0: m}) for split, m in maps.items())
-        accuracy = {f"accuracy_{split}": _accuracy(m) for split, m in maps.items()}
+        val, test, accuracy = trained(parameters | {"seed": seed}, progress=progress)
         tables.append(report(val, test).assign(seed=seed, **accuracy))
         per_seed[seed] = effects(val, test, layer, parameters["layers"])
     study.train_classifier(parameters | {"labels": "shuffled"}, progress=progress)
@@ -68,9 +63,23 @@ def make(parameters: dict[str, Any], folder: Path, *, progress: bool = False) ->
     style.use_style()
     fixed = {*on_layer(table, layer), *((name, "") for name in BASELINES)}
     here = table[[pair in fixed for pair in zip(table["method"], table["layer"], strict=True)]]
-    style.save(plots.dots(here, by_seed, layer), folder, "seeds")
+    style.save(plots.dots(here, by_seed, f"Methods on {layer} (CAM on its own layer)"), folder, "seeds")
     write_text(folder / "verdicts.md", verdicts(by_seed) + "\n")
     write_text(folder / "README.md", page(table, summary, by_seed, spread, parameters))
+
+
+def trained(parameters: dict[str, Any], *, progress: bool = False) -> tuple[Scores, Scores, dict[str, float]]:
+    """Train the classifier of these parameters, or find it trained, and score every method on every layer.
+
+    Returns:
+        scores of the validation and of the test part; ``accuracy_val`` and ``accuracy_test``, percent.
+    """
+    checkpoint = study.train_classifier(parameters, progress=progress)
+    own = parameters | {"checkpoint": checkpoint.relative_to(paths.project_root()).as_posix()}
+    maps = {split: study.every_map(own, split, progress=progress) for split in ("val", "test")}
+    scored = partial(score, folder=paths.runs_folder(), progress=progress)
+    val, test = (scored(study.part(own, split), {1.0: m}) for split, m in maps.items())
+    return val, test, {f"accuracy_{split}": _accuracy(m) for split, m in maps.items()}
 
 
 def _accuracy(maps: Maps) -> float:
@@ -106,15 +115,16 @@ def effects(val: Scores, test: Scores, layer: str, layers: Sequence[str]) -> dic
     }
 
 
-def effects_table(per_seed: Mapping[int, Mapping[str, np.ndarray]]) -> pd.DataFrame:
-    """One row an effect and seed: claim, effect, seed, mean, low, high (points, paired 95 % interval), n, verdict.
+def effects_table(per_run: Mapping[Any, Mapping[str, np.ndarray]], by: str = "seed") -> pd.DataFrame:
+    """One row an effect and run: claim, effect, seed, mean, low, high (points, paired 95 % interval), n, verdict.
 
-    The verdict is that of the claim's rule; C2's stands at ``REST``, and at ``PRECISION`` whether that was "kept".
+    ``by`` is what the runs differ in, and the column that tells them apart. The verdict is that of the claim's rule;
+    C2's stands at ``REST``, and at ``PRECISION`` whether that was "kept".
     """
     rows = []
-    for effect, claim in _effects(per_seed).items():
+    for effect, claim in _effects(per_run).items():
         margin = claims.CLAIMS[claim].margin or 0.0
-        for seed, found in per_seed.items():
+        for run, found in per_run.items():
             gain = bootstrap(found[effect])
             precision = bootstrap(found[PRECISION]) if effect in (REST, PRECISION) else None
             kept = (precision.low, precision.high) if precision else None
@@ -122,13 +132,13 @@ def effects_table(per_seed: Mapping[int, Mapping[str, np.ndarray]]) -> pd.DataFr
             if effect == PRECISION:
                 verdict = "lost" if gain.high < -margin else "kept"
             cells = {"mean": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n}
-            rows.append({"claim": claim, "effect": effect, "seed": seed, **cells, "verdict": verdict})
+            rows.append({"claim": claim, "effect": effect, by: run, **cells, "verdict": verdict})
     return pd.DataFrame(rows)
 
 
-def _effects(per_seed: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, str]:
+def _effects(per_run: Mapping[Any, Mapping[str, np.ndarray]]) -> dict[str, str]:
     """The effects that were measured, and the claim of each."""
-    measured = next(iter(per_seed.values()))
+    measured = next(iter(per_run.values()))
     return {effect: claim for effect, claim in EFFECTS.items() if effect in measured}
 
 
@@ -148,21 +158,25 @@ def effects_spread(per_seed: Mapping[int, Mapping[str, np.ndarray]]) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def verdicts(by_seed: pd.DataFrame) -> str:
-    """Which claims' verdicts another training leaves as they are, in one sentence made from ``effects_table``."""
+def verdicts(by_run: pd.DataFrame, by: str = "seed", runs: str = "training seeds", other: str = "training") -> str:
+    """Which claims' verdicts another run leaves as they are, in one sentence made from ``effects_table``.
+
+    Args:
+        by, runs, other: what the runs differ in, and what they are and one more of them is called.
+    """
     order = ["not reproduced", "undecided", "reproduced"]  # of a claim with two effects, the worse decides
     stay, change = [], []
-    rules = by_seed[by_seed["effect"] != PRECISION]  # that is part of the rule at REST
+    rules = by_run[by_run["effect"] != PRECISION]  # that is part of the rule at REST
     for claim in rules["claim"].sort_values().unique().tolist():
         own = rules[rules["claim"] == claim]
-        found = {seed: min(one["verdict"], key=order.index) for seed, one in own.groupby("seed")}
+        found = {run: min(one["verdict"], key=order.index) for run, one in own.groupby(by, sort=False)}
         if len(set(found.values())) == 1:
             stay.append(f"{claim} ({next(iter(found.values()))})")
         else:
-            change.append(f"{claim} ({', '.join(f'seed {seed}: {one}' for seed, one in found.items())})")
+            change.append(f"{claim} ({', '.join(f'{plots.label(by, run)}: {one}' for run, one in found.items())})")
     return (
-        f"Of the claims checked with {by_seed['seed'].nunique()} training seeds, the verdict stays the same for "
-        f"{', '.join(stay) or 'none'}; another training changes it for {', '.join(change) or 'none'}."
+        f"Of the claims checked with {by_run[by].nunique()} {runs}, the verdict stays the same for "
+        f"{', '.join(stay) or 'none'}; another {other} changes it for {', '.join(change) or 'none'}."
     )
 
 

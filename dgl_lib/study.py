@@ -60,9 +60,6 @@ TRAINING = ("data", "network", "width", "weights", "train_count", "labels", *FIT
 # Not named among a run's facts at these values: runs from before there was a choice are found again.
 AS_BEFORE = {"network": "spg_plain", "labels": "given"}
 
-# Last step of a run -> what must be known of the images. Maps need nothing, the notebooks score pixels.
-NEEDED: dict[str, tuple[str, ...]] = {"train": (), "evaluate": (), "notebooks": ("mask",)}
-
 
 def check(notebook: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     """For a notebook's first cell after its parameters: ``study.check("01_train_classifier", globals())``."""
@@ -79,12 +76,12 @@ def load(data: str, split: str) -> Dataset:
     return _load(data, split, os.environ.get("DGL_DATA"))
 
 
-def check_inputs(plan: Plan, *, localizing: bool = True, known: Sequence[str] = ()) -> None:
+def check_inputs(plan: Plan, *, localizing: bool = True, scoring: bool = True) -> None:
     """Open what the plan needs, so that hours of work do not end at a missing file: device, data, photographs, weights.
 
     Args:
         localizing: check too that the network has the layers; training alone needs none.
-        known: what of an image must be known: "mask" where pixels are scored.
+        scoring: check too that the data have masks; maps alone need none.
 
     Raises:
         UserError: one of them is missing or not what it should be, or notebooks disagree on the data.
@@ -107,17 +104,17 @@ def check_inputs(plan: Plan, *, localizing: bool = True, known: Sequence[str] = 
             network = load_checkpoint(checkpoint_path(values["checkpoint"])).architecture
         if network and localizing:
             _check_layers(values, network)
-    if "data" in merged:
-        _check_known(merged["data"], known)
+    if scoring and "data" in merged:
+        _check_masks(merged["data"])
     for split in datasets.SPLITS if "data" in merged else ():
         decode_all = getattr(load(merged["data"], split), "check", None)
         if decode_all:
             decode_all()
 
 
-def _check_known(data: str, known: Sequence[str]) -> None:
-    """UserError unless what must be ``known`` of the images of val and test is there."""
-    for split in ("val", "test") if "mask" in known else ():
+def _check_masks(data: str) -> None:
+    """UserError unless the images of val and test have masks."""
+    for split in ("val", "test"):
         if load(data, split)[0].mask is None:  # of every data set, a split has all of its masks or none
             raise UserError(
                 f"data: {data!r} has no masks of its {split} images, and pixels are scored against masks;"
@@ -212,7 +209,7 @@ def run(profile: str, settings: Sequence[str] = (), *, until: str = "notebooks",
     target = results_folder(plan.profile, plan.merged.get("show_photos", False))
     seconds: dict[str, float] = {}
     with _writing(target):
-        plan, checkpoint = _prepare(plan, seconds, progress, localizing=until != "train", known=NEEDED[until])
+        plan, checkpoint = _prepare(plan, seconds, progress, localizing=until != "train", scoring=until == "notebooks")
         if until == "train" and checkpoint:
             return checkpoint
         with _timed(seconds, "evaluate"):
@@ -260,7 +257,7 @@ def make_page(
     target = results_folder(plan.profile) / kind
     seconds: dict[str, float] = {}
     with _writing(target):
-        plan, checkpoint = _prepare(plan, seconds, progress, known=("mask",))
+        plan, checkpoint = _prepare(plan, seconds, progress)
         stage = _empty(paths.runs_folder() / "stage" / f"{target.parent.name}-{kind}")
         with _timed(seconds, kind):
             make(plan.merged, stage)
@@ -276,11 +273,11 @@ def _writing(target: Path) -> AbstractContextManager[None]:
 
 
 def _prepare(
-    plan: Plan, seconds: dict[str, float], progress: bool, *, localizing: bool = True, known: Sequence[str] = ()
+    plan: Plan, seconds: dict[str, float], progress: bool, *, localizing: bool = True, scoring: bool = True
 ) -> tuple[Plan, Path | None]:
     """Check all inputs, and train the classifier or find it trained; the plan then names its checkpoint."""
     with _timed(seconds, "check"):
-        check_inputs(plan, localizing=localizing, known=known)
+        check_inputs(plan, localizing=localizing, scoring=scoring)
     checkpoint = None
     if all(name in plan.merged for name in TRAINING):
         checkpoint = train_classifier(plan.merged, progress=progress)

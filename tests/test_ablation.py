@@ -325,7 +325,7 @@ def test_figures_of_the_table_say_what_it_says(study):
 
 def test_steps_by_several_scores_say_where_dgl_gains():
     rows = []
-    for name, low in (("mask IoU", 1.0), ("GT-known", -9.0), ("PxAP", 0.5)):
+    for name, low in (("mask IoU", 1.0), ("GT-known", -9.0), ("PxAP", 0.6)):
         for method, treatment in (("whole_image", ""), ("dgl", "none"), ("dgl", "MS"), ("dgl", "MS+MC")):
             gain = {"over": low + 1, "over_low": low, "over_high": low + 2}
             rows.append({"score": name, "method": method, "treatment": treatment, **gain, "low": 50.0, "high": 60.0})
@@ -337,7 +337,13 @@ def test_steps_by_several_scores_say_where_dgl_gains():
     ]
 
 
-@pytest.mark.parametrize(("low", "high", "words"), [(0.1, 1, "up"), (-1, -0.1, "down"), (0, 1, "no clear")])
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        *((0.6, 1, "goes up"), (-1, -0.6, "goes down"), (0.4, 1, "no clear"), (-1, 1, "no clear")),
+        *((-0.01, -0.007, "changes by less than 0.5 points"), (0.1, 0.5, "changes by less")),
+    ],
+)
 def test_direction_of_an_interval(low: float, high: float, words: str):
     assert words in plots.direction(low, high)
 

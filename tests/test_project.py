@@ -67,6 +67,7 @@ LINE = [
     ["scores"],
     ["controls"],
     ["seeds"],
+    ["architectures"],
     ["faithfulness"],
     ["cli"],
     ["__main__"],

@@ -12,11 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
+from dgl_lib import claims
 from dgl_lib.ablation import SLIDES, TREATMENTS, Chosen, curve, row
 from dgl_lib.datasets.records import Record
 from dgl_lib.evaluation import Scores, choose, name_scales
 from dgl_lib.maps import resize
 from dgl_lib.plots.style import COLOURS, MAP, NAMES, bare, outline, show_map, show_photo
+
+#: Points that a gain has to exceed, as for the claims.
+MARGIN = claims.CLAIMS["C7"].margin or 0.0
 
 #: Light to dark, as more is done to the map.
 TREATMENT_COLOURS = {"none": "#c7c7c7", "MC": "#fdae6b", "MS": "#6baed6", "MS+MC": "#08519c"}
@@ -226,8 +230,10 @@ def box_steps_figure(table: pd.DataFrame, scores: Sequence[str]) -> Figure:
 
 
 def direction(low: float, high: float) -> str:
-    """What an interval of a gain says in words."""
-    return "goes up" if low > 0 else "goes down" if high < 0 else "makes no clear difference"
+    """What an interval of a gain, in points, says in words: by the claims' margin, on both sides of 0."""
+    if low >= -MARGIN and high <= MARGIN:
+        return f"changes by less than {MARGIN:g} points"
+    return "goes up" if low > MARGIN else "goes down" if high < -MARGIN else "makes no clear difference"
 
 
 def claims_figure(table: pd.DataFrame) -> Figure:
