@@ -34,6 +34,7 @@ test: env
 # Without what they ask for themselves: that is installed already, in our versions.
 peers: env
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
+	$(PY) -c 'import pytorch_grad_cam, timm, torchcam'  # else their tests would skip, and nothing would be compared
 	$(PY) -m pytest tests/peers tests/test_any_network.py
 
 notebooks: env
