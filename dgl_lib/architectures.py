@@ -117,6 +117,7 @@ def page(t: Mapping[str, pd.DataFrame], parameters: Mapping[str, Any]) -> str:
         "## The effects",
         "DGL and its branches on the layer looked at closest, CAM on the last; pixel selection as the mean over all "
         "layers but the last.",
+        *seeds.parts_note(t["effects"]),
         _effects_markdown(t["effects"]),
         "## The methods",
         *[f"- {line}" for line in findings(t)],

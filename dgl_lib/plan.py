@@ -56,8 +56,8 @@ def _profiles_folder() -> Path:
 def read_plan(profile: str, settings: Sequence[str] = ()) -> Plan:
     """Read a profile, put ``settings`` ("name=value", the value as in YAML) over it, and check every name and value.
 
-    Another ``network`` than the profile's, where it is the one localized with (``checkpoint: trained``), comes with its
-    own ``layers`` and ``layer`` unless those are set too. EVERYTHING=1 in the environment localizes all images of the
+    A ``network`` that is set, where it is the one localized with (``checkpoint: trained``), comes with its own
+    ``layers`` and ``layer`` unless those are set too. EVERYTHING=1 in the environment localizes all images of the
     validation and test parts; SHOW_PHOTOS=1 shows pixels.
 
     Raises:
@@ -80,7 +80,7 @@ def read_plan(profile: str, settings: Sequence[str] = ()) -> Plan:
             raise UserError(f"--set {setting}: name=value allowed")
         check_names([name], known, "--set")
         chosen[name] = text if known[name].type == "str" else yaml.safe_load(text)
-    given |= _layers_of(chosen, given, known) | chosen
+    given |= _layers_of(chosen, given) | chosen
     if os.environ.get("EVERYTHING") == "1":
         given |= {"val_per_class": 0, "test_per_class": 0}
     if os.environ.get("SHOW_PHOTOS") == "1":
@@ -93,10 +93,9 @@ def read_plan(profile: str, settings: Sequence[str] = ()) -> Plan:
     return Plan(str(given["profile"]), values)
 
 
-def _layers_of(chosen: Mapping[str, Any], profile: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:
-    """The layers of the network that ``chosen`` puts in the place of the profile's; nothing where it leaves that."""
+def _layers_of(chosen: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers that come with a ``network`` among ``chosen``; nothing where there is none."""
     network = chosen.get("network")
-    localized_with = {**profile, **chosen}.get("checkpoint") == "trained"
-    if network not in LAYERS or network == profile.get("network", known["network"].default) or not localized_with:
-        return {}
+    if network not in LAYERS or {**profile, **chosen}.get("checkpoint") != "trained":
+        return {}  # an unknown network is refused with all other values
     return {"layers": [layer.name for layer in LAYERS[network]], "layer": LAYER[network]}

@@ -220,19 +220,21 @@ def page(
     """The page's Markdown, every sentence made from the tables."""
     agree, all_of_them = int(spreads["same_sign"].sum()), len(spreads)
     seeds = table.drop_duplicates("seed")
+    n = by_seed.loc[by_seed["claim"] == "C5", "n"].iloc[0]  # C2's images may be others
     networks = ", ".join(
         "seed {seed:.0f}: {accuracy_val:.1f} / {accuracy_test:.1f} %".format_map(row)
         for row in seeds.to_dict("records")
     )
     lines = [
         f"# {len(seeds)} training seeds: {agree} of {all_of_them} effects have the same sign in all",
-        f"Data: {parameters['data']}, {by_seed['n'].iloc[0]} test images. The same training with another seed of the "
+        f"Data: {parameters['data']}, {n} test images. The same training with another seed of the "
         f"starting weights, order, crops and dropout; classified right on validation / test: {networks}. Thresholds "
         "and layers are chosen on the validation part, for each network by itself; intervals are 95 % bootstrap "
         "intervals over images, paired where two maps are compared.",
         "![IoU and effects by seed](seeds.png)",
         verdicts(by_seed),
         "## The effects",
+        *parts_note(by_seed),
         _effects_markdown(by_seed, spreads),
         *[_sentence(row, by_seed) for row in spreads.to_dict("records")],
         "## The methods",
@@ -241,6 +243,15 @@ def page(
         "Every layer, seed and threshold: `seeds.csv`.",
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def parts_note(by_run: pd.DataFrame) -> list[str]:
+    """Of which images C2's effects are, in a sentence; none where no telling part is known."""
+    images = by_run.loc[by_run["effect"] == REST, "n"]
+    return [
+        f"C2's are those of {n} images whose telling part is known: of validation where too few test images have one."
+        for n in images.iloc[:1]
+    ]
 
 
 def _effects_markdown(by_seed: pd.DataFrame, spreads: pd.DataFrame) -> str:

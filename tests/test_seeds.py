@@ -118,6 +118,8 @@ def test_c2_needs_the_rest_found_and_the_precision_kept() -> None:
     kept = found | {seeds.PRECISION: np.zeros(30)}
     verdicts = seeds.effects_table({0: kept}).set_index("effect")["verdict"]
     assert verdicts[[seeds.REST, seeds.PRECISION]].tolist() == ["reproduced", "kept"]
+    [note] = seeds.parts_note(seeds.effects_table({0: kept}))
+    assert note.startswith("C2's are those of 30 images whose telling part is known")
     over = dict.fromkeys(list(seeds.EFFECTS)[2:], np.full(30, 4.0))
     two = {0: found | over, 1: kept | over | {"DGL minus enhanced map": np.full(30, 0.2)}}
     assert seeds.verdicts(seeds.effects_table(two)) == (
@@ -158,4 +160,5 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spread = pd.read_csv(page / "effects_spread.csv")
     text = (page / "README.md").read_text()
     assert text.startswith(f"# 3 training seeds: {spread['same_sign'].sum()} of 4 effects have the same sign in all\n")
+    assert "Data: creatures, 6 test images." in text and "C2" not in text  # no telling part is known
     assert (page / "seeds.png").is_file() and str(tmp_path) not in text
