@@ -86,6 +86,7 @@ def _make(p: Mapping[str, Any], folder: Path, progress: bool) -> None:
     save(plots.curves_figure(curves, auc), folder, "curves")
     save(plots.auc_figure(auc), folder, "auc")
     save(plots.randomisation_figure(random, UNCHANGED), folder, "randomisation")
+    write_text(folder / "findings.md", findings(auc, random) + "\n")
     write_text(folder / "README.md", page(p, auc, random, rounded))
 
 
@@ -385,13 +386,17 @@ def randomisation(
 # ------------------------------------------------------------------------------------------------------- the page
 
 
+def findings(auc: pd.DataFrame, random: pd.DataFrame) -> str:
+    """What was found, as a Markdown list; every sentence follows from the tables."""
+    return "\n".join(f"- {line}" for line in [*_faithful(auc), *_random(random)])
+
+
 def page(p: Mapping[str, Any], auc: pd.DataFrame, random: pd.DataFrame, rounded: pd.DataFrame) -> str:
     """The page as Markdown; every sentence follows from the tables."""
     n, few = auc["n"].iloc[0], random["n"].iloc[0]
-    findings = "\n".join(f"- {line}" for line in [*_faithful(auc), *_random(random)])
     return f"""# Faithfulness: does a map show what the network uses?
 
-{findings}
+{findings(auc, random)}
 
 Exploratory: none of the claims fixed beforehand rests on this page. Localization asks where the object is, these two
 tests ask what the classifier uses; a method may be good at one and not at the other.
