@@ -117,30 +117,22 @@ def terms(table: pd.DataFrame, margin: float) -> Figure:
         "feature term": style.COLOURS["pixel_selection"],
         "gradient term": style.COLOURS["gradient_term"],
     }
+    green, blue = colours["gradient term"], colours["feature term"]
     panels = [
-        ("mean IoU, test (%)", {name: (name, colour) for name, colour in colours.items()}),
-        (
-            "change by adding the term, points of IoU",
-            {
-                "gradient term adds": ("the gradient term", colours["gradient term"]),
-                "feature term adds": ("the feature term", colours["feature term"]),
-            },
-        ),
-        (
-            "gradient term's share of\nthe variance of DGL's map (%)",
-            {"gradient share": ("mean over images", colours["gradient term"])},
-        ),
+        ("mean IoU, test (%)", colours),
+        ("change by adding the term, points of IoU", {"gradient term adds": green, "feature term adds": blue}),
+        ("gradient term's share of\nthe variance of DGL's map (%)", {"gradient share": green}),
     ]
     for ax, (label, lines) in zip(axes, panels, strict=True):
-        for k, (what, (name, colour)) in enumerate(lines.items()):
+        for k, (what, colour) in enumerate(lines.items()):
             one = table[table["what"] == what].set_index("layer").loc[layers]
             ends = np.clip([one["mean"] - one["low"], one["high"] - one["mean"]], 0, None)
             ax.errorbar(
-                x + 0.1 * k, one["mean"], ends, color=colour, marker="o", ms=4, lw=1.3, elinewidth=0.9, label=name
+                x + 0.1 * k, one["mean"], ends, color=colour, marker="o", ms=4, lw=1.3, elinewidth=0.9, label=what
             )
         ax.set_xticks(x, layers, rotation=60, ha="right", fontsize="x-small")
         ax.set_ylabel(label)
-        ax.legend(frameon=False, fontsize="x-small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     axes[1].axhline(0, color="black", lw=0.8)
     axes[1].axhspan(-margin, margin, color="black", alpha=0.08, lw=0)
     axes[2].axhline(0, color="black", lw=0.8)
