@@ -386,12 +386,14 @@ def answer(t: Mapping[str, pd.DataFrame], profile: str) -> str:
     """Which layer and method to use: two sentences and a number."""
     chosen = t["chosen"]
     best, second = chosen[chosen["kind"] == "method"].to_dict("records")[:2]
+    features = find(chosen, "features")
     trivial = chosen[chosen["kind"] == "baseline"].to_dict("records")
     above = [row for row in chosen.to_dict("records") if row["kind"] != "method" and row["val_iou"] > best["val_iou"]]
     text = (
         f"On {profile}, **{name_of(best)}** localized best on validation among {(chosen['kind'] == 'method').sum()} "
         f"methods, each on its best layer; its mean test IoU is **{percent(best)}**. "
         f"On the same test images, the runner-up of validation ({name_of(second)}) reaches {second['iou']:.1f} %, "
+        f"{name_of(features)}, which know no class, {features['iou']:.1f} %, "
         + " and ".join(f"the {name_of(row)} {row['iou']:.1f} %" for row in trivial)
     )
     if above:

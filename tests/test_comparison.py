@@ -86,7 +86,8 @@ def test_a_perfect_dgl_gains_everywhere() -> None:
     assert comparison.answer(t, "toy") == (
         "On toy, **DGL on Mixed_6e** localized best on validation among 10 methods, each on its best layer; its mean "
         "test IoU is **100.0 % [100.0, 100.0]**. On the same test images, the runner-up of validation (CAM on add1) "
-        "reaches 60.0 %, the whole image 20.0 % and the centred Gaussian 20.0 %."
+        "reaches 60.0 %, plain features on Mixed_6e, which know no class, 20.0 %, the whole image 20.0 % and the "
+        "centred Gaussian 20.0 %."
     )
 
 
