@@ -161,4 +161,8 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (page / "README.md").read_text()
     assert text.startswith(f"# 3 training seeds: {spread['same_sign'].sum()} of 4 effects have the same sign in all\n")
     assert "Data: creatures, 6 test images." in text and "C2" not in text  # no telling part is known
+    by_seed = pd.read_csv(page / "effects.csv")
+    parts = by_seed[by_seed["claim"] == "C5"].assign(claim="C2", effect=seeds.REST, n=3)  # known of three others
+    with_parts = seeds.page(table, summary.reset_index(), pd.concat([parts, by_seed]), spread, parameters)
+    assert "Data: creatures, 6 test images." in with_parts and "C2's are those of 3 images" in with_parts
     assert (page / "seeds.png").is_file() and str(tmp_path) not in text
