@@ -106,7 +106,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_figures_title_counts_layers_above_cam() -> None:
     rows = []
-    for network, ious in (("one", [30, 50, 60]), ("two", [10, 20, 30])):
+    for network, ious in (("one", [42, 50, 60]), ("two", [10, 20, 30])):
         for k, iou in enumerate(ious):
             for method in plots.METHODS:
                 rows.append({"method": method, "layer": f"l{k}", "iou": iou, "low": iou - 5, "high": iou + 5})
