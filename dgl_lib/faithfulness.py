@@ -28,6 +28,7 @@ from torchvision.transforms.functional import gaussian_blur
 from tqdm import tqdm
 
 from dgl_lib import claims, metrics, paths, study
+from dgl_lib.controls import spearman
 from dgl_lib.datasets import Dataset, Subset
 from dgl_lib.errors import UserError
 from dgl_lib.evaluation import raw_maps, score
@@ -340,10 +341,7 @@ def randomise(modules: Sequence[nn.Module]) -> None:
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of maps (N, h, w) with others, one by one, (N,) in -1..1; 0 where one is constant."""
-    ranks = [pd.DataFrame(m.reshape(len(m), -1).T).rank() for m in (a, b)]  # equal values share their mean rank
-    x, y = ((r - r.mean()).to_numpy() for r in ranks)
-    below = np.sqrt((x**2).sum(0) * (y**2).sum(0))
-    return np.divide((x * y).sum(0), below, out=np.zeros(len(a)), where=below > 0)
+    return np.nan_to_num(spearman(a, b))
 
 
 def randomisation(
