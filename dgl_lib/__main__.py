@@ -1,6 +1,6 @@
 """``python -m dgl_lib``."""
 
-from dgl_lib.cli import main
+from dgl_lib.app.cli import main
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dgl_lib.datasets.records import Dataset
+from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
 from dgl_lib.models import Classifier, load_checkpoint, preprocess, save_checkpoint, squash
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dgl_lib.datasets.records import Record
+from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
-from dgl_lib.evaluation import Maps, Scores
+from dgl_lib.evaluate.scores import Maps, Scores
 from dgl_lib.localize import CONTROLS, METHODS
 
 HEIGHT, WIDTH = 24, 32

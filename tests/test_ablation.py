@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from dgl_lib import ablation, metrics
-from dgl_lib.ablation import SINGLE, TREATMENTS
-from dgl_lib.claims import claim_row, save_claims
-from dgl_lib.datasets.records import Record
+from dgl_lib.evaluate.treatments import SINGLE, TREATMENTS
+from dgl_lib.study.claims import claim_row, save_claims
+from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
-from dgl_lib.evaluation import Maps, choose, score
+from dgl_lib.evaluate.scores import Maps, choose, score
 from dgl_lib.plots import ablation as plots
 
 SIDE = 16

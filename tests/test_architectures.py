@@ -11,7 +11,7 @@ import torch
 from sets import Toy
 
 from dgl_lib import architectures, paths, seeds, study
-from dgl_lib.evaluation import Maps, raw_maps
+from dgl_lib.evaluate.scores import Maps, raw_maps
 from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.models import LAYER, LAYERS, NETWORKS, load_checkpoint, save_checkpoint
 from dgl_lib.plots import architectures as plots

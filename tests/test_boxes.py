@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from dgl_lib.boxes import THRESHOLDS, iou, scale, score_map, search
+from dgl_lib.metrics.search import THRESHOLDS, iou, scale, score_map, search
 from dgl_lib.errors import UserError
 from dgl_lib.maps import minmax
 

@@ -12,7 +12,7 @@ import pytest
 from sets import Bordered, random_maps, scored
 
 from dgl_lib import boxes, boxscores, metrics, paths
-from dgl_lib.evaluation import BASELINES, Scores
+from dgl_lib.evaluate.scores import BASELINES, Scores
 from dgl_lib.metrics import Localization, MaxBoxAcc, MaxBoxAccV2, PxAP
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dgl_lib.claims import (
+from dgl_lib.study.claims import (
     CLAIMS,
     COLUMNS,
     claim_row,

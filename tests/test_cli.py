@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from dgl_lib import assess, cli, datasets, export, networks, paths, study
-from dgl_lib.datasets.creatures import Creatures
+from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
-from dgl_lib.evaluation import Maps
+from dgl_lib.evaluate.scores import Maps
 from dgl_lib.models import save_checkpoint, spg_plain
 from tests import sets
 

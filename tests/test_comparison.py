@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from sets import Toy
 
 from dgl_lib import comparison, evaluation, metrics, paths, readme, study
-from dgl_lib.comparison import TWELVE, gradient_share, thirds, verdict, worst
-from dgl_lib.datasets.records import Record
-from dgl_lib.evaluation import BASELINES, Maps, Scores, raw_maps
+from dgl_lib.evaluate.compare import TWELVE, gradient_share, thirds, verdict, worst
+from dgl_lib.data.records import Record
+from dgl_lib.evaluate.scores import BASELINES, Maps, Scores, raw_maps
 from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.metrics import Interval
 from dgl_lib.models import SPGPlain, preprocess, spg_plain

@@ -14,7 +14,7 @@ from sets import Toy
 
 from dgl_lib import controls, paths, study
 from dgl_lib.errors import UserError
-from dgl_lib.evaluation import Maps, raw_maps, score
+from dgl_lib.evaluate.scores import Maps, raw_maps, score
 from dgl_lib.models import SPGPlain, save_checkpoint, spg_plain
 
 PARAMETERS = {

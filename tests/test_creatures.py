@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dgl_lib.datasets.creatures import PARTS, Creatures
+from dgl_lib.data.creatures import PARTS, Creatures
 from dgl_lib.errors import UserError
 
 FIRST_16 = {

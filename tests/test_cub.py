@@ -7,8 +7,8 @@ import pytest
 import sets
 from sets import refused
 
-from dgl_lib.datasets import cub
-from dgl_lib.datasets.cub import Cub
+from dgl_lib.data import cub
+from dgl_lib.data.cub import Cub
 
 
 def test_record(tmp_path):
@@ -93,7 +93,7 @@ def test_download_states_its_checksums(tmp_path, monkeypatch):
         (archives / unpacked).rename(Path(extract_root) / unpacked)
 
     monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", fetch)
-    monkeypatch.setattr("dgl_lib.datasets.listed.DOWNLOADS", tmp_path / "data")
+    monkeypatch.setattr("dgl_lib.data.listed.DOWNLOADS", tmp_path / "data")
     monkeypatch.delenv("DGL_DATA", raising=False)
     refused(lambda: Cub("test"), "cub: download", "connection lost", "DGL_DATA")
     data = Cub("test")

@@ -8,8 +8,8 @@ import pytest
 import sets
 from PIL import Image
 
-from dgl_lib.datasets import DATASETS, Record, check, first_per_class, load, need_readable, skip_unreadable
-from dgl_lib.datasets.images import image_size, orientation, read_image, read_mask
+from dgl_lib.data import DATASETS, Record, check, first_per_class, load, need_readable, skip_unreadable
+from dgl_lib.data.images import image_size, orientation, read_image, read_mask
 from dgl_lib.errors import UserError
 
 GREY = np.array([[0, 100, 255], [10, 20, 30]], dtype=np.uint8)

@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional as F
 
 from dgl_lib import evaluation, metrics
-from dgl_lib.datasets.records import Record
+from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
-from dgl_lib.evaluation import Maps, Scores, choose, fusions, gain, raw_maps, report, score
+from dgl_lib.evaluate.scores import Maps, Scores, choose, fusions, gain, raw_maps, report, score
 from dgl_lib.localize import localize
 from dgl_lib.models import SPGPlain, preprocess, spg_plain
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dgl_lib import faithfulness
 from dgl_lib.errors import UserError
-from dgl_lib.faithfulness import (
+from dgl_lib.metrics.faithfulness import (
     STEPS,
     all_curves,
     area,

@@ -8,8 +8,8 @@ import pytest
 import sets
 from sets import refused
 
-from dgl_lib.datasets import load
-from dgl_lib.datasets.folder import Folder
+from dgl_lib.data import load
+from dgl_lib.data.folder import Folder
 
 SPLITS = ("train", "val", "test")
 

@@ -9,9 +9,9 @@ import pytest
 import sets
 from sets import refused
 
-from dgl_lib.datasets import load
-from dgl_lib.datasets.images import orientation, read_image
-from dgl_lib.datasets.lid import SWAPPED, Lid, unturn
+from dgl_lib.data import load
+from dgl_lib.data.images import orientation, read_image
+from dgl_lib.data.lid import SWAPPED, Lid, unturn
 
 REAL = os.environ.get("DGL_WSOL_METADATA")
 MASK = np.zeros((24, 32), bool)
@@ -127,7 +127,7 @@ def test_full_length_indexes_by_lists_and_streams(tmp_path, monkeypatch):
     """23,151 entries: no image is opened to index them, and memory does not grow from record to record."""
     root = sets.lid(tmp_path, classes=1000, count=23151)
     opened = []
-    monkeypatch.setattr("dgl_lib.datasets.images.Image.open", lambda *a: opened.append(a))
+    monkeypatch.setattr("dgl_lib.data.images.Image.open", lambda *a: opened.append(a))
     data = Lid("all", root)
     assert len(data) == 23151 and len(data.classes) == 1000 and not opened
     assert len(load("lid", "val", root=root)) == 3000  # 23 or 24 of each class: positions 0, 10, 20
@@ -146,7 +146,7 @@ def test_full_length_indexes_by_lists_and_streams(tmp_path, monkeypatch):
 def test_real_list(tmp_path, monkeypatch):
     monkeypatch.setenv("DGL_WSOL_METADATA", str(REAL))
     for module in ("listed", "lid"):
-        monkeypatch.setattr(f"dgl_lib.datasets.{module}.need_files", lambda *_: None)  # no image is here
+        monkeypatch.setattr(f"dgl_lib.data.{module}.need_files", lambda *_: None)  # no image is here
     every, val, test = (Lid(split, tmp_path) for split in ("all", "val", "test"))
     assert (len(every), len(val), len(test)) == (23151, 2759, 20392)
     assert all(len(np.unique(data.labels)) == 1000 for data in (every, val, test))
@@ -164,7 +164,7 @@ def test_real_list_with_generated_images_of_its_sizes(tmp_path, monkeypatch):
     monkeypatch.setenv("DGL_WSOL_METADATA", str(REAL))
     with monkeypatch.context() as patch:
         for module in ("listed", "lid"):
-            patch.setattr(f"dgl_lib.datasets.{module}.need_files", lambda *_: None)
+            patch.setattr(f"dgl_lib.data.{module}.need_files", lambda *_: None)
         bare = Lid("val", tmp_path)
     for name in bare.names:
         height, width = bare._sizes[name]

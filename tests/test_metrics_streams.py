@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dgl_lib import metrics
-from dgl_lib.boxes import THRESHOLDS, search
+from dgl_lib.metrics.search import THRESHOLDS, search
 from dgl_lib.errors import UserError
 from dgl_lib.metrics import Counts, IoUCurve, Localization, MaxBoxAcc, MaxBoxAccV2, PxAP, histograms, masks_at
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sets import scored
 
 from dgl_lib import metrics, mistakes
-from dgl_lib.comparison import choose_layers
-from dgl_lib.evaluation import BASELINES, report
+from dgl_lib.evaluate.compare import choose_layers
+from dgl_lib.evaluate.scores import BASELINES, report
 from dgl_lib.scores import _found_mistakes
 
 

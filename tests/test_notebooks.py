@@ -92,7 +92,7 @@ def test_parameters_cell(path: Path):
 
 @each_notebook
 def test_the_runner_reads_the_same_parameters(path: Path):
-    runner = pytest.importorskip("dgl_lib.parameters")
+    runner = pytest.importorskip("dgl_lib.study.parameters")
     assert set(runner.notebook_parameters(path)) == set(parameters(parameter_cells(path)[0].source))
 
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from sets import refused
 
-from dgl_lib.datasets import pets
-from dgl_lib.datasets.pets import Pets
+from dgl_lib.data import pets
+from dgl_lib.data.pets import Pets
 
 HEIGHT, WIDTH = 12, 16
 TRAINVAL = [f"{breed}_{number}" for breed in ("Persian", "shiba_inu") for number in range(1, 12)]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from dgl_lib.datasets.records import Record
+from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
-from dgl_lib.evaluation import Maps, Scores, report, score
+from dgl_lib.evaluate.scores import Maps, Scores, report, score
 from dgl_lib.plots import layers as plots
 
 LAYERS = ["Mixed_5b", "Mixed_6e", "add1"]

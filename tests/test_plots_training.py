@@ -10,7 +10,7 @@ import torch
 
 matplotlib.use("Agg")
 
-from dgl_lib.datasets import Creatures, Record
+from dgl_lib.data import Creatures, Record
 from dgl_lib.models import SPG_PLAIN_LAYERS, spg_plain
 from dgl_lib.plots import style
 from dgl_lib.plots import training as plots

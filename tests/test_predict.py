@@ -12,13 +12,13 @@ from PIL import Image
 from torch import nn
 
 from dgl_lib import networks, predict
-from dgl_lib.datasets.creatures import Creatures
+from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.localize import localize
 from dgl_lib.maps import close, minmax, multiscale
 from dgl_lib.models import preprocess
-from dgl_lib.networks import open_network
-from dgl_lib.predict import How, find_photographs, regions
+from dgl_lib.app.networks import open_network
+from dgl_lib.app.predict import How, find_photographs, regions
 from tests.test_cli import outcome
 
 

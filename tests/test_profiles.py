@@ -19,7 +19,7 @@ from dgl_lib import assess, claims, evaluation, networks, notebooks, paths, stud
 from dgl_lib.errors import UserError
 from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.models import LAYER, LAYERS
-from dgl_lib.plan import declared_parameters, read_plan
+from dgl_lib.study.plan import declared_parameters, read_plan
 from dgl_lib.plots import style
 
 PAPER = ("cub", "ilsvrc", "lid", "openimages", "voc")

@@ -18,7 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from dgl_lib.manifest import revision
+from dgl_lib.study.manifest import revision
 
 ROOT = Path(__file__).resolve().parents[1]
 MB = 1 << 20
@@ -201,7 +201,7 @@ def test_no_difference_is_printed_as_minus_zero():
 
 def test_import_is_light():
     heavy = {"torch", "pandas", "matplotlib", "seaborn", "papermill", "IPython"}
-    result = python(f"import sys, dgl_lib.cli; print({heavy} & set(sys.modules))")
+    result = python(f"import sys, dgl_lib.app.cli; print({heavy} & set(sys.modules))")
     assert result.stdout == "set()\n", result.stderr
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dgl_lib import pulling
-from dgl_lib.datasets.records import Record
+from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
 from dgl_lib.localize import dual_gradients, enhance, gradients, n
 from dgl_lib.models import digest, spg_plain

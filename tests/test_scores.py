@@ -10,7 +10,7 @@ import pytest
 from sets import Bordered, random_maps
 
 from dgl_lib import metrics, paths, scores, study
-from dgl_lib.mistakes import MISTAKES
+from dgl_lib.evaluate.mistakes import MISTAKES
 
 
 def test_pooled_iou_is_that_of_the_summed_histograms() -> None:

@@ -11,7 +11,7 @@ import torch
 from sets import Toy
 
 from dgl_lib import paths, seeds, study
-from dgl_lib.evaluation import Maps, Scores, raw_maps
+from dgl_lib.evaluate.scores import Maps, Scores, raw_maps
 from dgl_lib.models import load_checkpoint, save_checkpoint, spg_plain
 
 NAMES = ["cam", "pixel_selection", "enhanced_map", "dgl"]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dgl_lib.errors import UserError
-from dgl_lib.selection import select
+from dgl_lib.evaluate.select import select
 
 TABLE = pd.DataFrame(
     {

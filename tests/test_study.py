@@ -11,11 +11,11 @@ import nbformat
 import pytest
 
 from dgl_lib import evaluation, notebooks, paths, plan, readme, study
-from dgl_lib.datasets.creatures import CLASSES, Creatures
+from dgl_lib.data.creatures import CLASSES, Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.files import exclusive, sha256, write_text
 from dgl_lib.models import LAYERS, load_checkpoint
-from dgl_lib.parameters import Parameter, check_notebook, check_values, notebook_parameters
+from dgl_lib.study.parameters import Parameter, check_notebook, check_values, notebook_parameters
 from dgl_lib.training import pick_device
 
 FIRST = ["profile: str = 'quick'  # name", "alpha: float = 10.0  # weight of the class, (0, inf)"]

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from dgl_lib import evaluation, training
-from dgl_lib.datasets.creatures import Creatures
-from dgl_lib.datasets.records import Shuffled
+from dgl_lib.data.creatures import Creatures
+from dgl_lib.data.records import Shuffled
 from dgl_lib.errors import UserError
 from dgl_lib.files import write_text
 from dgl_lib.models import NETWORKS, SPGPlain, digest, load_checkpoint, save_checkpoint, spg_plain, squash

@@ -9,8 +9,8 @@ import pytest
 import sets
 from sets import refused
 
-from dgl_lib.datasets import load, voc
-from dgl_lib.datasets.voc import CLASSES, Voc
+from dgl_lib.data import load, voc
+from dgl_lib.data.voc import CLASSES, Voc
 
 BASE = "VOCdevkit/VOC2012"
 
@@ -115,7 +115,7 @@ def test_download_goes_through_torchvision(tmp_path, monkeypatch):
     stand_in = SimpleNamespace(VOCSegmentation=fetch)
     monkeypatch.setitem(sys.modules, "torchvision.datasets", stand_in)
     monkeypatch.delenv("DGL_DATA", raising=False)
-    monkeypatch.setattr("dgl_lib.datasets.listed.DOWNLOADS", tmp_path)
+    monkeypatch.setattr("dgl_lib.data.listed.DOWNLOADS", tmp_path)
     refused(lambda: Voc("test"), "voc: download", "no network", "DGL_DATA")
     assert asked == [{"year": "2012", "image_set": "train", "download": True}]
 
@@ -129,7 +129,7 @@ def test_what_torchvision_unpacks_is_found(tmp_path, monkeypatch):
         sets.voc(Path(folder))
 
     monkeypatch.setattr("torchvision.datasets.voc.download_and_extract_archive", fetch)
-    monkeypatch.setattr("dgl_lib.datasets.listed.DOWNLOADS", tmp_path / "data")
+    monkeypatch.setattr("dgl_lib.data.listed.DOWNLOADS", tmp_path / "data")
     monkeypatch.delenv("DGL_DATA", raising=False)
     assert Voc("test")[0].mask.any() and len(Voc("val")) == 22
     archive = "VOCtrainval_11-May-2012.tar"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sets import refused
 
-from dgl_lib.datasets import wsol
-from dgl_lib.datasets.wsol import Wsol, read_boxes, read_labels, read_masks, read_sizes
+from dgl_lib.data import wsol
+from dgl_lib.data.wsol import Wsol, read_boxes, read_labels, read_masks, read_sizes
 
 REAL = os.environ.get("DGL_WSOL_METADATA")
 Cub, Ilsvrc, OpenImages = (partial(Wsol, name) for name in ("cub_wsol", "ilsvrc", "openimages"))
@@ -187,7 +187,7 @@ def test_ignore_mask_in_the_first_line_only(tmp_path):
 def test_real_lists(tmp_path, monkeypatch, name, split, images, objects, classes):
     monkeypatch.setenv("DGL_WSOL_METADATA", str(REAL))
     monkeypatch.setattr(wsol, "need_files", lambda *_: None)  # no image is here
-    monkeypatch.setattr("dgl_lib.datasets.listed.need_files", lambda *_: None)
+    monkeypatch.setattr("dgl_lib.data.listed.need_files", lambda *_: None)
     data = Wsol(name, split, tmp_path)
     assert (len(data), len(data.classes), len(np.unique(data.labels))) == (images, classes, classes)
     assert sum(map(len, data._boxes.values())) + sum(map(len, data._masks.values())) == objects

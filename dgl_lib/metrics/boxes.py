@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dgl_lib.boxes import THRESHOLDS, Found
+from dgl_lib.metrics.search import THRESHOLDS, Found
 from dgl_lib.errors import UserError
 from dgl_lib.metrics.counts import Counts, Curve
 

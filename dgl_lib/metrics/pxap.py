@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dgl_lib.boxes import SIZE, THRESHOLDS
+from dgl_lib.metrics.search import SIZE, THRESHOLDS
 from dgl_lib.errors import UserError
 from dgl_lib.metrics.counts import Counts
 

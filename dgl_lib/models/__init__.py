@@ -3,7 +3,7 @@
 ``classifier`` what they share; ``weights`` ImageNet's and files'; ``checkpoints`` trained ones; ``images`` their input.
 """
 
-from dgl_lib import pair  # noqa: F401  (says what to do where torch and torchvision do not fit together)
+from dgl_lib.models import pair  # noqa: F401  (says what to do where torch and torchvision do not fit together)
 from dgl_lib.models.checkpoints import (
     LAYER,
     LAYERS,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dgl_lib.datasets.records import Record
+from dgl_lib.data.records import Record
 from dgl_lib.metrics import bootstrap
 from dgl_lib.plots.style import MAP, SIGNED, show_map, show_photo
 from dgl_lib.pulling import Compared, Plane, Pulled

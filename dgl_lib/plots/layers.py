@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from dgl_lib import claims, metrics
-from dgl_lib.datasets.records import Dataset, Record
+from dgl_lib.data.records import Dataset, Record
 from dgl_lib.errors import UserError
-from dgl_lib.evaluation import BASELINES, Maps, Scores, at, choose
+from dgl_lib.evaluate.scores import BASELINES, Maps, Scores, at, choose
 from dgl_lib.localize import gradients
 from dgl_lib.maps import minmax
 from dgl_lib.metrics import Interval, bootstrap

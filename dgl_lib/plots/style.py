@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dgl_lib.datasets.records import Record
+from dgl_lib.data.records import Record
 
 #: Perceptual maps: one for localization maps in 0..1, one for signed values around 0.
 MAP, SIGNED = "magma", "RdBu_r"

@@ -13,7 +13,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dgl_lib.datasets import Dataset, Record, Subset, first_per_class
+from dgl_lib.data import Dataset, Record, Subset, first_per_class
 from dgl_lib.maps import resize
 from dgl_lib.models import Classifier
 from dgl_lib.plots import style

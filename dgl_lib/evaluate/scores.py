@@ -1,0 +1,405 @@
+"""From a classifier and a data set to a table: raw maps once, with the network; scores as often as wanted, without it.
+
+raw_maps   network: data set x methods x layers at one scale -> raw maps, kept in parts that survive a kill
+score      raw maps -> post-processing -> histograms an image (the study's one order, the same for every method), kept
+           in parts as well
+report     choose the threshold on validation, report on test -> one tidy table
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dgl_lib import metrics
+from dgl_lib.data.records import Dataset, Record
+from dgl_lib.errors import UserError
+from dgl_lib.files import kept, key_of, write_text
+from dgl_lib.localize import localize
+from dgl_lib.maps import centred_gaussian, close, fuse, minmax, multiscale, to_uint8, whole_image
+from dgl_lib.models import digest, preprocess
+from dgl_lib.training import pick_device
+
+#: Raised when what a stored part holds changes its meaning, so that old parts are not taken for new ones.
+FORMAT = 1
+#: Images a stored part: what a kill can lose at the most.
+PART = 16
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Raw maps of a data set at one scale: ``maps[method, layer]`` (N, h, w) float32, with the pass's logits (N, C)."""
+
+    maps: dict[tuple[str, str], np.ndarray]
+    logits: np.ndarray
+    classes: np.ndarray
+
+    def only(self, pairs: Iterable[tuple[str, str]]) -> Maps:
+        """The maps of these (method, layer) pairs, in this order; pairs without a map (CAM has few) are left out."""
+        return Maps({pair: self.maps[pair] for pair in pairs if pair in self.maps}, self.logits, self.classes)
+
+
+def raw_maps(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    layers: Sequence[str],
+    methods: Sequence[str],
+    size: int,
+    scale: float = 1.0,
+    flip: bool = False,
+    given: bool = True,
+    classes: Sequence[int] | None = None,
+    alpha: float = 10.0,
+    rule: str = "released",
+    device: str = "auto",
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> Maps:
+    """The raw maps of every image; only the parts that ``folder`` does not hold yet need the network.
+
+    Args:
+        size, scale: the input's side is round(size * scale) pixels; photographs are squashed to it.
+        flip: feed the mirrored photographs, and turn their maps back.
+        given: localize the image's label (ground-truth known), else the class predicted in the same pass.
+        classes: localize these, one an image, whatever its label.
+        folder: where parts are kept, below a name made of all that determines them; None keeps nothing.
+    """
+    side = round(size * scale)
+    if side < 32:
+        raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
+    what = {"layers": list(layers), "methods": list(methods), "side": side, "flip": flip, "given": given}
+    if classes is not None:
+        if len(classes) != len(dataset):
+            raise UserError(f"classes: {len(classes)} given for {len(dataset)} images, one an image needed")
+        what |= {"given": True, "classes": [int(c) for c in classes]}
+    parts = None
+    if folder is not None:
+        # Beside its weights, what else of the model shapes a map: normalisation and the pooling rule.
+        beside = [getattr(model, name, None) for name in ("mean", "std", "count_include_pad")]
+        network = {"model": digest(model), "mean, std, count_include_pad": beside}
+        parts = _parts(folder, "maps", {**what, **network, "alpha": alpha, "rule": rule, "data": dataset.digest})
+    where = pick_device(device)
+    model.to(where)
+
+    def localized(indices: range) -> dict[str, np.ndarray]:
+        # Two at a time: large inputs on every layer would not fit a small machine's memory sixteen at once.
+        two = [_localize(model, dataset, indices[i : i + 2], what, alpha, rule) for i in range(0, len(indices), 2)]
+        return {key: np.concatenate([one[key] for one in two]) for key in two[0]}
+
+    whole = _in_parts(len(dataset), localized, parts, f"{dataset.name} {dataset.split}, {side} px", progress)
+    model.cpu()
+    maps = {(key.split("|")[0], key.split("|")[1]): value for key, value in whole.items() if "|" in key}
+    return Maps(maps, whole["logits"], whole["classes"])
+
+
+def _localize(
+    model: nn.Module, dataset: Dataset, indices: Sequence[int], what: dict, alpha: float, rule: str
+) -> dict[str, np.ndarray]:
+    """One batch's arrays: ``logits``, ``classes`` and a map array under ``method|layer``."""
+    images = preprocess(model, [dataset.image(i) for i in indices], what["side"])
+    images = images.flip(-1) if what["flip"] else images
+    wanted = np.asarray(what.get("classes", dataset.labels))[list(indices)]
+    classes = torch.from_numpy(wanted) if what["given"] else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that CAM exists on one layer only is said where the table is read
+        out = localize(model, images, classes, what["layers"], what["methods"], alpha=alpha, rule=rule)
+    arrays = {"logits": out.logits.cpu().numpy(), "classes": out.classes.cpu().numpy()}
+    for method, by_layer in out.maps.items():
+        for layer, m in by_layer.items():
+            arrays[f"{method}|{layer}"] = (m.flip(-1) if what["flip"] else m).cpu().numpy()
+    return arrays
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+
+
+def _parts(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Path:
+    """The folder of the parts that ``facts`` determine; they stand in it, for a reader."""
+    facts = {**facts, "format": FORMAT}
+    parts = Path(folder) / f"{kind}-{key_of(facts)}"
+    write_text(parts / "facts.json", json.dumps(facts, indent=1, sort_keys=True))
+    return parts
+
+
+def _in_parts(
+    count: int, make: Callable[[range], dict[str, np.ndarray]], folder: Path | None, what: str, progress: bool
+) -> dict[str, np.ndarray]:
+    """``make`` of all images, ``PART`` at a time and joined along axis 0; what ``folder`` holds is not made again."""
+    pieces = []
+    for start in tqdm(range(0, count, PART), desc=what, unit="part", disable=not progress):
+        part = partial(make, range(start, min(start + PART, count)))
+        pieces.append(part() if folder is None else kept(folder / f"part-{start // PART:05d}.npz", part))
+    # Key by key, freeing the pieces on the way: together they are as large as what is made of them.
+    return {key: np.concatenate([piece.pop(key) for piece in pieces]) for key in list(pieces[0])}
+
+
+# ---------------------------------------------------------------------------------------------------- scoring
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Histograms of every row (a method, layer and setting) and image: all that later choices need.
+
+    Attributes:
+        rows: (rows) with columns method, layer, scales, kernel.
+        hist: (rows, images, 4, 256) int32, regions as ``metrics.REGIONS``.
+        names, labels: of the images, in order.
+        has_part: (images) bool, whether the telling part is known.
+    """
+
+    rows: pd.DataFrame
+    hist: np.ndarray
+    names: list[str]
+    labels: np.ndarray
+    has_part: np.ndarray
+
+    def find(self, **wanted: object) -> np.ndarray:
+        """The histograms (images, 4, 256) of the one row with these values; UserError unless exactly one has them."""
+        found = np.flatnonzero(np.logical_and.reduce([self.rows[key] == value for key, value in wanted.items()]))
+        if len(found) != 1:
+            raise UserError(f"{len(found)} rows with {wanted}, exactly one needed")
+        return self.hist[found[0]]
+
+    def table(self, val: Scores) -> pd.DataFrame:
+        """One row an image, method, layer and setting: the image's scores at the threshold chosen on ``val``.
+
+        Returns:
+            columns method, layer, scales, kernel, threshold (0..255), image, label; iou, miou, precision, recall_part,
+            recall_rest in percent, NaN where there is nothing to be measured, as a part that is not known.
+        """
+        table = []
+        for i, row in enumerate(self.rows.to_dict("records")):
+            which: dict[str, Any] = {str(key): value for key, value in row.items()}
+            t, hist = choose(val.find(**which)), self.hist[i]
+            known = np.where(self.has_part, 100, np.nan)
+            cells = {
+                "iou": 100 * metrics.iou(hist)[:, t],
+                "miou": 100 * metrics.miou(hist)[:, t],
+                "precision": 100 * metrics.precision(hist)[:, t],
+                "recall_part": known * metrics.recall(hist, metrics.PART)[:, t],
+                "recall_rest": known * metrics.recall(hist, metrics.REST)[:, t],
+            }
+            images = {"image": self.names, "label": self.labels}
+            table.append(pd.DataFrame({**which, "threshold": t, **images, **cells}))
+        return pd.concat(table, ignore_index=True)
+
+    def join(self, other: Scores) -> Scores:
+        """Both tables' rows, of the same images."""
+        if self.names != other.names:
+            raise UserError("scores of different images cannot stand in one table")
+        rows = pd.concat([self.rows, other.rows], ignore_index=True)
+        return Scores(rows, np.concatenate([self.hist, other.hist]), self.names, self.labels, self.has_part)
+
+
+def fusions(enhanced: np.ndarray, selected: np.ndarray) -> dict[str, np.ndarray]:
+    """Readings (b) and (c) of "both branches fused": mean and maximum of the two branches' min-maxed maps."""
+    pair = [torch.from_numpy(enhanced), torch.from_numpy(selected)]
+    return {"fused_mean": fuse(pair, "mean").numpy(), "fused_max": fuse(pair, "max").numpy()}
+
+
+def score(
+    dataset: Dataset,
+    maps: dict[float, Maps],
+    settings: Sequence[tuple[tuple[float, ...], float]] = (((1.0,), 0.0),),
+    *,
+    methods: Sequence[str] | None = None,
+    size: int | None = None,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> Scores:
+    """Post-process every map in the study's one order and count its pixels; the two trivial baselines come along.
+
+    Args:
+        maps: raw maps by scale.
+        settings: (scales, closing kernel as a fraction of the side) pairs; one row each for every method and layer.
+        methods: which of the maps' methods to score; None for all.
+        size: side of the square that maps and masks are compared at; None for the photograph's own size, as LID does.
+        folder: where parts are kept, below a name made of all that determines them; None keeps nothing.
+
+    An image whose mask holds no object pixel has nothing to be found: it is left out, and a warning counts them.
+
+    Raises:
+        UserError: no image, a record without a mask, or no image with an object.
+    """
+    what = f"{dataset.name} {dataset.split}"
+    if not len(dataset):
+        raise UserError(f"{what}: no image given, at least one needed")
+    pairs = [pair for pair in next(iter(maps.values())).maps if methods is None or pair[0] in methods]
+    rows = [
+        {"method": method, "layer": layer, "scales": name_scales(scales), "kernel": kernel}
+        for method, layer in pairs
+        for scales, kernel in settings
+    ]
+    rows += [{"method": name, "layer": "", "scales": "", "kernel": 0.0} for name in BASELINES]
+
+    def counted(indices: range) -> dict[str, np.ndarray]:
+        images = [_histograms(dataset[i], i, maps, settings, pairs, size) for i in indices]
+        hist, has_object, has_part = map(np.array, zip(*images, strict=True))
+        return {"hist": hist, "has_object": has_object, "has_part": has_part}
+
+    parts = None
+    if folder is not None:
+        facts = {"data": dataset.digest, "maps": _fingerprint(maps, pairs), "settings": settings, "size": size}
+        parts = _parts(folder, "scores", facts)
+    found = _in_parts(len(dataset), counted, parts, f"scoring {what}", progress)
+    there, has_part = found["has_object"], found["has_part"]
+    if not there.any():
+        raise UserError(f"{what}: no mask holds an object pixel, at least one needed")
+    if not there.all():
+        warnings.warn(f"{what}: {(~there).sum()} images without an object left out", stacklevel=2)
+    names = [name for name, here in zip(dataset.names, there, strict=True) if here]
+    hist = np.ascontiguousarray(found.pop("hist").swapaxes(0, 1)[:, there])
+    return Scores(pd.DataFrame(rows), hist, names, dataset.labels[there], has_part[there])
+
+
+def _histograms(
+    record: Record,
+    i: int,
+    maps: dict[float, Maps],
+    settings: Sequence[tuple[tuple[float, ...], float]],
+    pairs: Sequence[tuple[str, str]],
+    size: int | None,
+) -> tuple[np.ndarray, bool, bool]:
+    """Image i's histograms (rows, 4, 256) int32, 0 without an object; whether it has one; whether its part is known."""
+    if record.mask is None:
+        raise UserError(f"{record.name}: no mask, one is needed to score pixels")
+    mask, ignore, part = (_at_size(m, size) for m in (record.mask, record.ignore, record.part))
+    assert mask is not None
+    hist = np.zeros((len(pairs) * len(settings) + len(BASELINES), 4, 256), np.int32)
+    if not mask.any():
+        return hist, False, part is not None
+    for together in _batches([tuple(maps[s].maps[pair].shape for s in maps) for pair in pairs], mask.size):
+        by_scale = {s: np.stack([maps[s].maps[pairs[k]][i] for k in together]) for s in maps}
+        for j, processed in enumerate(_process(by_scale, settings, mask.shape)):
+            for k, q in zip(together, to_uint8(processed), strict=True):
+                hist[k * len(settings) + j] = metrics.histograms(q, mask, ignore, part)
+    for row, baseline in enumerate(BASELINES.values(), start=len(hist) - len(BASELINES)):
+        hist[row] = metrics.histograms(to_uint8(baseline(mask.shape)), mask, ignore, part)
+    return hist, True, part is not None
+
+
+def _batches(shapes: Sequence[object], pixels: int) -> Iterator[list[int]]:
+    """Indices of maps that can be post-processed together: of one shape, a few MB of ``pixels`` each at a time."""
+    count = max(1, 2**20 // pixels)
+    for shape in dict.fromkeys(shapes):
+        alike = [k for k, other in enumerate(shapes) if other == shape]
+        yield from (alike[start : start + count] for start in range(0, len(alike), count))
+
+
+def _fingerprint(maps: dict[float, Maps], pairs: Sequence[tuple[str, str]]) -> str:
+    """SHA-256 of these pairs' maps at every scale, with their names."""
+    hashed = hashlib.sha256()
+    for scale, at_scale in maps.items():
+        for pair in pairs:
+            m = np.ascontiguousarray(at_scale.maps[pair])
+            hashed.update(f"{scale} {pair} {m.shape} {m.dtype}".encode())
+            hashed.update(m.data)
+    return hashed.hexdigest()
+
+
+def each_image(count: int, of: Callable[[int], Any], what: str, progress: bool) -> list[Any]:
+    """``of`` each image, several at a time: OpenCV and torch let go of the interpreter while they work."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(tqdm(pool.map(of, range(count)), total=count, desc=what, unit="image", disable=not progress))
+
+
+BASELINES = {"whole_image": whole_image, "centred_gaussian": centred_gaussian}
+
+
+def name_scales(scales: Sequence[float]) -> str:
+    """A setting's scales as they stand in tables: ``"0.75+1+1.25"``."""
+    return "+".join(f"{s:g}" for s in scales)
+
+
+def _at_size(pixels: np.ndarray | None, size: int | None) -> np.ndarray | None:
+    """A mask at ``size`` x ``size``, by nearest neighbour; as it is for None."""
+    if pixels is None or size is None:
+        return pixels
+    as_float = torch.from_numpy(pixels.astype(np.float32))[None, None]  # a copy: kept masks are read-only
+    return nn.functional.interpolate(as_float, size=(size, size), mode="nearest-exact")[0, 0].numpy() > 0.5
+
+
+def _process(
+    by_scale: dict[float, np.ndarray], settings: Sequence[tuple[tuple[float, ...], float]], size: tuple[int, int]
+) -> Iterator[torch.Tensor]:
+    """One image's maps (maps, h, w) under each setting, (maps, H, W) in 0..1; shared scales are merged once."""
+    merged: dict[tuple[float, ...], torch.Tensor] = {}
+    for scales, _ in settings:
+        if scales not in merged:
+            merged[scales] = multiscale([torch.from_numpy(by_scale[s]) for s in scales], size)
+    return (minmax(close(merged[scales], kernel)) for scales, kernel in settings)
+
+
+# ---------------------------------------------------------------------------------------------------- reporting
+
+
+def choose(hist: np.ndarray) -> int:
+    """The one threshold with the best mean IoU over the (validation) images; hist (images, 4, 256)."""
+    return int(metrics.iou(hist).mean(0).argmax())
+
+
+def at(curve: np.ndarray, threshold: int) -> np.ndarray:
+    """Each image's value (images,) of a curve (images, 256) at a threshold."""
+    return curve[:, threshold]
+
+
+def report(val: Scores, test: Scores) -> pd.DataFrame:
+    """Every row's test scores in percent at the threshold chosen on validation, with 95 % bootstrap intervals.
+
+    Columns: method, layer, scales, kernel; ``threshold`` (0..255) and ``val_iou`` at it; ``iou``, ``low``, ``high``
+    (foreground IoU, mean over test images); ``iou_pooled``; ``miou`` (over object and background, mean over images);
+    ``precision``, ``recall_part``, ``recall_rest``; and, under its own name because it is chosen on test,
+    ``test_peak`` with ``test_peak_threshold`` as LID's protocol takes it.
+    """
+    table = []
+    for i, row in enumerate(val.rows.to_dict("records")):
+        hist = test.find(**{str(key): value for key, value in row.items()})
+        t = choose(val.hist[i])
+        curve = metrics.iou(hist)
+        mean = metrics.bootstrap(at(curve, t))
+        peak = metrics.Curve(curve.mean(0))
+        part = hist[test.has_part]
+        table.append(
+            {
+                **row,
+                "threshold": t,
+                "val_iou": 100 * metrics.iou(val.hist[i])[:, t].mean(),
+                "iou": 100 * mean.mean,
+                "low": 100 * mean.low,
+                "high": 100 * mean.high,
+                "iou_pooled": 100 * metrics.iou(hist.sum(0))[t],
+                "miou": 100 * metrics.miou(hist)[:, t].mean(),
+                "precision": 100 * _mean(at(metrics.precision(hist), t)),
+                "recall_part": 100 * _mean(at(metrics.recall(part, metrics.PART), t)),
+                "recall_rest": 100 * _mean(at(metrics.recall(part, metrics.REST), t)),
+                "test_peak": 100 * peak.peak,
+                "test_peak_threshold": peak.threshold,
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of the values that are numbers; NaN where none is."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def gain(val: Scores, test: Scores, row: dict, over: dict) -> metrics.Interval:
+    """Paired gain in mean test IoU (points) of ``row`` over another, each at its own validation-chosen threshold."""
+    a, b = (at(metrics.iou(test.find(**r)), choose(val.find(**r))) for r in (row, over))
+    return metrics.bootstrap(100 * (a - b))
