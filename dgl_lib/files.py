@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,26 +13,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
 
 from dgl_lib.errors import UserError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 beside ``path`` and put it in place in one step. The folder is made if need be."""
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` beside ``path``, then put it in place in one step. The folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(beside, path)
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:  # a full disk or an interrupt leaves nothing behind
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """As ``write_bytes``, for text: UTF-8, line ends as given."""
+    write_bytes(path, text.encode())
+
+
+def write_table(path: Path, table: pd.DataFrame, *, digits: int = 6, index: bool = False) -> pd.DataFrame:
+    """Write a CSV file whose floats have ``digits`` significant digits, and hand the table back."""
+    write_text(path, table.to_csv(index=index, float_format=f"%.{digits}g", lineterminator="\n"))
+    return table
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as a compressed ``.npz`` beside ``path`` and put it in place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")  # two runs may compute the same
-    with beside.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    beside.replace(path)
+    """As ``write_bytes``, for arrays by name: a compressed ``.npz``."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, stream.getvalue())
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -41,7 +59,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz``; where there is none yet, what ``make`` gives, which is written there."""
+    """The arrays of a ``.npz``. Where there is none yet, ``make`` makes them, and they are written there."""
     if path.exists():
         return read_arrays(path)
     made = dict(make())
@@ -65,19 +83,21 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file ``path`` while the block runs; the lock goes with its process, however that ends.
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the lock of ``folder`` while the block runs. The lock goes with its process, however that ends.
+
+    The lock file lies beside the folder, so that the folder's content is the run's alone.
 
     Raises:
         UserError: another process holds it. The message names that process and when it began.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = path.with_suffix(".holder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock, holder = (folder.with_name(f".{folder.name.lstrip('.')}.{end}") for end in ("lock", "holder"))
     try:
-        with FileLock(path, timeout=0):
+        with FileLock(lock, timeout=0):
             write_text(holder, f"process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
             yield
             holder.unlink(missing_ok=True)
     except Timeout:
         by = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-        raise UserError(f"{what} is being written by {by}; wait for it or stop it") from None
+        raise UserError(f"{folder.name} is being written by {by}; wait for it or stop it") from None

@@ -1,34 +1,36 @@
-"""Box scores and PxAP image by image, and their table: every score of every method, thresholds from validation."""
+"""Box scores and PxAP image by image, and their one table: every score of every method, thresholds from validation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from dgl_lib import boxes, metrics, paths
-from dgl_lib.metrics.search import SIZE, THRESHOLDS, Found
-from dgl_lib.evaluate.compare import name_of, only_scored, verdict
+from dgl_lib import metrics
 from dgl_lib.data.records import Dataset, Subset
-from dgl_lib.evaluate.scores import BASELINES, Maps, Scores, each_image, name_scales
+from dgl_lib.evaluate.raw import Maps
+from dgl_lib.evaluate.scores import BASELINES, Scores, each_image, name_scales
 from dgl_lib.files import kept, key_of
 from dgl_lib.maps import close, minmax
 from dgl_lib.metrics import Interval, Localization, MaxBoxAccV2, PxAP, bootstrap, masks_at
+from dgl_lib.metrics.search import SIZE, THRESHOLDS, Found, scale, score_map, search
 
 #: Raised when what is kept on disk changes its meaning.
 FORMAT = 1
 #: Which of an image's six curves of hits a box score is the mean of (see ``BoxScores``).
 BOX_SCORES = {"MaxBoxAcc": [0], "GT-known": [0], "Top-1": [1], "Top-5": [2], "MaxBoxAccV2": [3, 4, 5]}
-#: Every score of the page, in its tables' order.
+#: Every score in the order of the table.
 SCORES = ("mask IoU", "MaxBoxAccV2", "MaxBoxAcc", "GT-known", "Top-1", "Top-5", "PxAP")
 
 Row = Mapping[str, Any]  # some columns of ``Scores.rows``
 Key = tuple[Any, ...]  # their values
+Truth = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # boxes (n, 4), object and ignored pixels (224, 224)
 
 
 @dataclass(frozen=True)
@@ -38,29 +40,29 @@ class BoxScores:
     Attributes:
         hits: (images, 6, 1000) bool, right at each of ``THRESHOLDS``: GT-known (which is MaxBoxAcc), Top-1, Top-5, and
             MaxBoxAccV2 at its three IoU levels.
-        pixels: (images, 2, 1002) uint16, PxAP's background and object pixels by score.
+        pixels: (images, 2, 1002) uint16, PxAP's background and object pixels by score; none of data without masks.
     """
 
     hits: np.ndarray
-    pixels: np.ndarray
+    pixels: np.ndarray | None = None
 
 
 def with_object(dataset: Dataset, maps: Mapping[float, Maps], scores: Scores) -> tuple[Dataset, dict[float, Maps]]:
     """The images that have scores, those with an object, and their maps by scale."""
     place = {name: i for i, name in enumerate(dataset.names)}
-    kept = {scale: only_scored(m, dataset.names, scores.names) for scale, m in maps.items()}
-    return Subset(dataset, [place[name] for name in scores.names]), kept
+    keep = [place[name] for name in scores.names]
+    return Subset(dataset, keep), {scale: m.at(keep) for scale, m in maps.items()}
 
 
 def box_scores(
-    dataset: Dataset, maps: Mapping[float, Maps], rows: Sequence[Row], *, progress: bool = False
+    dataset: Dataset, maps: Mapping[float, Maps], rows: Sequence[Row], folder: Path, *, progress: bool = False
 ) -> dict[Key, BoxScores]:
-    """Search every row's boxes on every image at 224 px, kept on disk row by row; baselines need no normalisation.
+    """Search every row's boxes on every image at 224 px, kept in ``folder`` row by row.
 
     Args:
-        maps: raw maps by scale; Top-1 and Top-5 ask the classifier at scale 1.0.
-        rows: of each a method and a layer; with columns ``scales`` and ``kernel`` as in ``Scores.rows``, maps of these
-            scales are merged, and closed (see ``treated``).
+        maps: raw maps by scale. Top-1 and Top-5 ask the classifier at scale 1.0.
+        rows: each names a method and a layer. With columns ``scales`` and ``kernel`` as in ``Scores.rows``, maps of
+            these scales are merged, and closed (see ``treated``).
 
     Returns:
         by the values of the row.
@@ -71,68 +73,66 @@ def box_scores(
     logits, names = maps[1.0].logits, {name_scales([scale]): scale for scale in maps}
 
     @cache  # read once for all rows, and not at all where every row is on disk
-    def truths() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def truths() -> list[Truth]:
         return [_truth(dataset, i) for i in range(len(dataset))]
 
     def raw(row: Row) -> list[np.ndarray]:
         scales = [names[name] for name in row.get("scales", "1").split("+")]
         return [maps[scale].maps[row["method"], row["layer"]] for scale in scales]
 
-    def search(row: Row) -> dict[str, np.ndarray]:
+    def searched(row: Row) -> dict[str, np.ndarray]:
         fixed = BASELINES.get(row["method"])
         trivial = fixed((SIZE, SIZE)).double().numpy() if fixed else None
-        shared = None if trivial is None else boxes.search(trivial)
+        shared = None if trivial is None else search(trivial)
 
-        def one(i: int) -> tuple[np.ndarray, np.ndarray]:
+        def one(i: int) -> dict[str, np.ndarray]:
             m = treated([m[i] for m in raw(row)], row.get("kernel", 0.0)) if trivial is None else trivial
-            found = shared or boxes.search(m, threads=1)
+            found = shared or search(m, threads=1)
             return image_hits(m, found, truths()[i], logits[i], int(dataset.labels[i]))
 
         truths()
-        each = each_image(len(dataset), one, f"boxes of {name_of(row)}, {dataset.split}", progress)
-        return {"hits": np.stack([hits for hits, _ in each]), "pixels": np.stack([pixels for _, pixels in each])}
+        what = f"boxes of {row['method']} {row['layer']}, {dataset.split}"
+        each = each_image(len(dataset), one, what, progress)
+        return {name: np.stack([counts[name] for counts in each]) for name in each[0]}
 
     result = {}
     for row in rows:
         baseline = row["method"] if row["method"] in BASELINES else ""
         facts = {"data": dataset.digest, "baseline": baseline, "format": FORMAT}
         facts |= {"kernel": row["kernel"]} if row.get("kernel") else {}
-        file = paths.runs_folder() / f"boxes-{key_of(facts, [logits, *([] if baseline else raw(row))])}.npz"
-        result[tuple(row.values())] = BoxScores(**kept(file, partial(search, row)))
+        file = folder / f"boxes-{key_of(facts, [logits, *([] if baseline else raw(row))])}.npz"
+        result[tuple(row.values())] = BoxScores(**kept(file, partial(searched, row)))
     return result
 
 
 def treated(raw: Sequence[np.ndarray], kernel: float = 0.0) -> np.ndarray:
-    """The score map (224, 224) of an image's raw maps (h, w), one a scale; of one alone ``boxes.score_map``.
+    """The score map (224, 224) of an image's raw maps (h, w), one for each scale.
 
     The box scores' own resize and min-max of each -> mean -> minmax -> close -> minmax, as ``maps`` does for masks.
     """
-    merged = minmax(torch.from_numpy(np.mean([boxes.score_map(m) for m in raw], 0)))
+    merged = minmax(torch.from_numpy(np.mean([score_map(m) for m in raw], 0)))
     return minmax(close(merged, kernel)).numpy()
 
 
-def _truth(dataset: Dataset, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (n, 4), object and ignored pixels (224, 224) of an image, as wsolevaluation brings them to 224 px."""
+def _truth(dataset: Dataset, i: int) -> Truth:
+    """What an image is scored against, as wsolevaluation brings it to 224 px."""
     record = dataset[i]
-    assert record.mask is not None  # ``score`` refuses it
-    return boxes.scale(record.boxes, record.mask.shape), *masks_at([record.mask], record.ignore)
+    mask, ignore = (None, None) if record.mask is None else masks_at([record.mask], record.ignore)
+    return scale(record.boxes, record.image.shape[:2]), mask, ignore
 
 
-def image_hits(
-    score_map: np.ndarray,
-    found: Found,
-    truth: tuple[np.ndarray, np.ndarray, np.ndarray],
-    logits: np.ndarray,
-    label: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """One image's hits (6, 1000) bool and pixels (2, 1002), as in ``BoxScores``: the streaming scores' own counts."""
+def image_hits(score: np.ndarray, found: Found, truth: Truth, logits: np.ndarray, label: int) -> dict[str, np.ndarray]:
+    """One image's ``hits`` (6, 1000) and ``pixels`` (2, 1002), as in ``BoxScores``: the streamed scores' counts."""
     corners, mask, ignore = truth
-    known, several, pixels = Localization(), MaxBoxAccV2(), PxAP()
+    known, several = Localization(), MaxBoxAccV2()
     known.update(found, corners, logits, label)
     several.update(found, corners)
-    pixels.update(score_map, mask, ignore)
-    hits = np.concatenate([known.counts["hits"], several.counts["hits"]]).astype(bool)
-    return hits, pixels.counts["hist"].astype(np.uint16)  # 224^2 < 2^16
+    counts = {"hits": np.concatenate([known.counts["hits"], several.counts["hits"]]).astype(bool)}
+    if mask is not None:
+        pixels = PxAP()
+        pixels.update(score, mask, ignore)
+        counts["pixels"] = pixels.counts["hist"].astype(np.uint16)  # 224^2 < 2^16
+    return counts
 
 
 def pooled(counts: np.ndarray, of: Callable[[np.ndarray], float], *, resamples: int = 2000) -> np.ndarray:
@@ -165,11 +165,10 @@ def pxap(hist: np.ndarray) -> float:
 
 
 def box_table(
-    val: Scores,
-    test: Scores,
+    chosen: pd.DataFrame,
     val_found: Mapping[Key, BoxScores],
     found: Mapping[Key, BoxScores],
-    chosen: pd.DataFrame,
+    masks: tuple[Scores, Scores] | None = None,
     *,
     by: Sequence[str] = ("method", "layer"),
     over: Mapping[Key, Key] | None = None,
@@ -177,27 +176,32 @@ def box_table(
     """Every score of every chosen row: threshold from validation, value on test, and the peak on test beside it.
 
     Args:
+        chosen: a line a row, with ``kind`` (method, control, baseline) and the columns of ``by``.
+        val_found, found: ``box_scores`` of the validation and the test images.
+        masks: their pixel scores, for mask IoU; None for data without masks.
         by: the columns that name a row.
         over: the row that each is compared with; None for the trivial baseline that is better on validation.
 
     Returns:
         columns score, kind, those of ``by``, threshold (grey level of mask IoU; shares of the map's maximum of box
-        scores, MaxBoxAccV2 one an IoU level; none of PxAP), val, test, low, high (percent), over, over_low, over_high,
-        over_verdict (points, paired), images, test_peak (the published protocol's: thresholds chosen on test).
+        scores, one for each IoU level of MaxBoxAccV2; none of PxAP), val, test, low, high (percent), over, over_low,
+        over_high, over_verdict (points, paired), images, test_peak (as published protocols take it, chosen on test).
     """
     table: list[dict[str, Any]] = []
     values: dict[tuple[str, Key], np.ndarray] = {}  # by score and row: of each image, or of each draw for PxAP
     for one in chosen.to_dict("records"):
         row = {name: one[name] for name in by}
         key = tuple(row.values())
-        for name in SCORES:
+        for name in SCORES if masks else BOX_SCORES:
             if name == "PxAP":
-                before = pxap(val_found[key].pixels.sum(0))
-                drawn = values[name, key] = pooled(found[key].pixels, pxap)
-                cells = {"threshold": "", "val": before, "test": float(drawn[0]), "test_peak": float(drawn[0])}
+                before, counts = (of[key].pixels for of in (val_found, found))
+                assert before is not None and counts is not None
+                drawn = values[name, key] = pooled(counts, pxap)
+                cells = {"threshold": "", "val": pxap(before.sum(0)), "test": drawn[0], "test_peak": drawn[0]}
             else:
-                cells, values[name, key] = _thresholded(name, row, val, test, val_found, found)
-            table.append({"score": name, "kind": one["kind"], **row, **cells, "images": len(test.names)})
+                curves = _curves(name, row, val_found[key], found[key], masks)
+                cells, values[name, key] = _thresholded(name, *curves)
+            table.append({"score": name, "kind": one["kind"], **row, **cells, "images": len(found[key].hits)})
     for line in table:
         score, key = line["score"], tuple(line[name] for name in by)
         trivial = [other for other in table if other["score"] == score and other["kind"] == "baseline"]
@@ -206,39 +210,25 @@ def box_table(
         paired = interval if score == "PxAP" else (lambda x, _: bootstrap(x))
         mine = paired(values[score, key], line["images"])
         change = paired(values[score, key] - values[score, other], line["images"])
-        line |= {"low": mine.low, "high": mine.high}
-        line |= {"over": change.mean, "over_low": change.low, "over_high": change.high, "over_verdict": verdict(change)}
+        line |= {"low": mine.low, "high": mine.high, "over": change.mean}
+        line |= {"over_low": change.low, "over_high": change.high, "over_verdict": change.verdict()}
     columns = ["score", "kind", *by, "threshold", "val", "test", "low", "high"]
     columns += ["over", "over_low", "over_high", "over_verdict", "images", "test_peak"]
     return pd.DataFrame(table)[columns]
 
 
-def side_by_side(
-    table: pd.DataFrame, by: Sequence[str] = ("method", "layer"), scores: Sequence[str] = SCORES
-) -> pd.DataFrame:
-    """``box_table`` to be read: a line a row of maps, and of each score the test value, its interval and the peak."""
-    text = [
-        f"{line['test']:.1f} [{line['low']:.1f}, {line['high']:.1f}]"
-        + (f" peak {line['test_peak']:.1f}" if line["threshold"] else "")
-        for line in table.to_dict("records")
-    ]
-    return table.assign(text=text).pivot_table("text", list(by), "score", aggfunc="first", sort=False)[list(scores)]
-
-
-def _thresholded(
-    name: str,
-    row: Row,
-    val: Scores,
-    test: Scores,
-    val_found: Mapping[Key, BoxScores],
-    found: Mapping[Key, BoxScores],
-) -> tuple[dict[str, Any], np.ndarray]:
-    """A score's cells, and each test image's value (images,) in percent at the thresholds chosen on validation."""
+def _curves(
+    name: str, row: Row, val_found: BoxScores, found: BoxScores, masks: tuple[Scores, Scores] | None
+) -> list[np.ndarray]:
+    """A score of each validation and each test image at every threshold, (images, curves, thresholds)."""
     if name == "mask IoU":
-        before, after = (metrics.iou(scores.find(**row))[:, None] for scores in (val, test))
-    else:
-        key = tuple(row.values())
-        before, after = (of[key].hits[:, BOX_SCORES[name]] for of in (val_found, found))
+        assert masks is not None
+        return [metrics.iou(scores.find(**row))[:, None] for scores in masks]
+    return [of.hits[:, BOX_SCORES[name]] for of in (val_found, found)]
+
+
+def _thresholded(name: str, before: np.ndarray, after: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """A score's cells, and each test image's value (images,) in percent at the thresholds chosen on validation."""
     t = before.mean(0).argmax(-1)  # one for each curve
     images = 100 * after[:, np.arange(len(t)), t].mean(1)
     shown = [f"{k}" if name == "mask IoU" else f"{THRESHOLDS[k]:.3f}" for k in t]
@@ -249,3 +239,38 @@ def _thresholded(
         "test_peak": float(100 * after.mean(0).max(-1).mean()),
     }
     return cells, images
+
+
+def sizes(by_size: Mapping[str, tuple[Scores, Scores]], rows: Sequence[Row]) -> pd.DataFrame:
+    """IoU at several sizes, averaged over images and pooled over the set, each at its own threshold from validation.
+
+    Args:
+        by_size: validation and test scores by the name of the size.
+
+    Returns:
+        columns method, layer, size, average (per image, pooled), threshold, val, test, low, high, test_peak (percent).
+    """
+    table = []
+    for row in rows:
+        for size, (val, test) in by_size.items():
+            before, after = val.find(**row), test.find(**row)
+            for average in ("per image", "pooled"):
+                a, b = (
+                    metrics.iou(hist).mean(0) if average == "per image" else metrics.iou(hist.sum(0))
+                    for hist in (before, after)
+                )
+                t = int(a.argmax())
+                if average == "per image":
+                    found = bootstrap(100 * metrics.iou(after)[:, t])
+                else:
+                    found = interval(pooled(metrics.at_least(after)[..., [0, t]], _pooled_iou), len(after))
+                cells = {"threshold": t, "val": 100 * a[t], "test": found.mean, "low": found.low, "high": found.high}
+                table.append({**row, "size": size, "average": average, **cells, "test_peak": 100 * b.max()})
+    return pd.DataFrame(table)
+
+
+def _pooled_iou(above: np.ndarray) -> float:
+    """IoU in percent from the pixels of each region (4, 2) with q >= 0, all of them, and with q >= t."""
+    total, found = (above[metrics.REST] + above[metrics.PART]).tolist()
+    union = total + above[metrics.BACKGROUND, 1]
+    return float(100 * found / union) if union else float("nan")

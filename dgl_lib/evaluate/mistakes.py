@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 
 from dgl_lib import metrics
-from dgl_lib.evaluate.compare import MARGIN, Line, Row, row_of, verdict
-from dgl_lib.evaluate.scores import Scores, at, choose, report
+from dgl_lib.evaluate.compare import select
+from dgl_lib.evaluate.scores import Scores, choose, report
 from dgl_lib.metrics import bootstrap
-from dgl_lib.evaluate.select import highest, select
 
 #: Grey value (cv2.COLOR_BGR2GRAY) of each level 0..255 drawn in the colour map jet.
 JET_TO_GREY = cv2.cvtColor(
     cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_JET), cv2.COLOR_BGR2GRAY
 )[0]
-
-#: What goes wrong, by its name in mistakes.csv.
-MISTAKES = {
-    "threshold for each image": "Each image gets the threshold that suits it best, which needs its mask",
-    "threshold on test": "One threshold for the set, but chosen on the test images, as published protocols do",
-    "layer on test": "The layer is chosen on test, its threshold still on validation",
-    "layer and threshold on test": "Layer and threshold are both chosen on test",
-    "scales and kernel on test": "Of the multi-scale and closing settings, the best on test is reported",
-    "multi-scale for DGL only": "DGL gets several scales and CAM one",
-    "multi-scale for CAM only": "CAM gets several scales and DGL one",
-    "coloured map": "The map is drawn in the colour map jet and turned back to grey before it is thresholded",
-    "border as object": "Pixels to be ignored are counted as the object's",
-}
-EFFECTS = {
-    "gains": "inflated",
-    "loses": "lowered",
-    "level": f"unchanged within {MARGIN:g} points",
-    "undecided": "undecided",
-}
+#: The mistakes in the order of the table.
+MISTAKES = (
+    "threshold for each image",
+    "threshold on test",
+    "layer on test",
+    "layer and threshold on test",
+    "scales and kernel on test",
+    "multi-scale for DGL only",
+    "multi-scale for CAM only",
+    "coloured map",
+    "border as object",
+)
+#: A mistake, what is scored, whose, and each image's honest and mistaken value (images,) in 0..1.
+Wrong = tuple[str, str, dict[str, Any], np.ndarray, np.ndarray]
 
 
 def coloured(hist: np.ndarray) -> np.ndarray:
@@ -54,6 +49,7 @@ def mistakes(
 
     Args:
         table: ``report(val, test)``, of every method on every layer.
+        chosen: ``choose_layers`` of it.
         treated: validation and test scores of CAM and DGL under several scales and kernels.
 
     Returns:
@@ -66,32 +62,36 @@ def mistakes(
     for mistake, of, row, honest, mistaken in wrong:
         found = bootstrap(100 * (mistaken - honest))
         cells = {"honest": 100 * honest.mean(), "mistaken": 100 * mistaken.mean(), "inflation": found.mean}
-        ends = {"low": found.low, "high": found.high, "images": found.n, "verdict": verdict(found)}
+        ends = {"low": found.low, "high": found.high, "images": found.n, "verdict": found.verdict()}
         lines.append({"mistake": mistake, "of": of, "kind": kinds[row["method"]], **row, **cells, **ends})
-    order = {mistake: i for i, mistake in enumerate(MISTAKES)}
-    return pd.DataFrame(lines).sort_values("mistake", key=lambda m: m.map(order), kind="stable", ignore_index=True)
+    return pd.DataFrame(sorted(lines, key=lambda line: MISTAKES.index(str(line["mistake"]))))
 
 
-#: A mistake, what is scored, whose, and each image's honest and mistaken value (images,) in 0..1.
-Wrong = tuple[str, str, Row, np.ndarray, np.ndarray]
+def _row(line: Any, *columns: str) -> dict[str, Any]:
+    return {name: line[name] for name in columns or ("method", "layer")}
+
+
+def _highest(table: pd.DataFrame, by: str) -> Any:
+    return table.iloc[int(table[by].to_numpy().argmax())]
 
 
 def _wrong_scores(val: Scores, test: Scores, table: pd.DataFrame, chosen: pd.DataFrame) -> Iterator[Wrong]:
     """Mistakes with thresholds, layers, colours and borders, for every chosen row."""
-    for row in map(row_of, chosen.to_dict("records")):
+    for line in chosen.to_dict("records"):
+        row = _row(line)
         before, after = val.find(**row), test.find(**row)
         curve = metrics.iou(after)
-        honest = at(curve, choose(before))
-        wrong = {"threshold for each image": curve.max(1), "threshold on test": at(curve, choose(after))}
+        honest = curve[:, choose(before)]
+        wrong = {"threshold for each image": curve.max(1), "threshold on test": curve[:, choose(after)]}
         if row["layer"]:
             layers = table[table["method"] == row["method"]]
-            one, both = (row_of(highest(layers, by)) for by in ("iou", "test_peak"))
-            wrong["layer on test"] = at(metrics.iou(test.find(**one)), choose(val.find(**one)))
-            wrong["layer and threshold on test"] = at(metrics.iou(test.find(**both)), choose(test.find(**both)))
-        wrong["coloured map"] = at(metrics.iou(coloured(after)), choose(coloured(before)))
+            one, both = (_row(_highest(layers, by)) for by in ("iou", "test_peak"))
+            wrong["layer on test"] = metrics.iou(test.find(**one))[:, choose(val.find(**one))]
+            wrong["layer and threshold on test"] = metrics.iou(test.find(**both))[:, choose(test.find(**both))]
+        wrong["coloured map"] = metrics.iou(coloured(after))[:, choose(coloured(before))]
         if after[:, metrics.IGNORE].any():
             t = int(metrics.iou(before, ignore_is_object=True).mean(0).argmax())
-            wrong["border as object"] = at(metrics.iou(after, ignore_is_object=True), t)
+            wrong["border as object"] = metrics.iou(after, ignore_is_object=True)[:, t]
         for mistake, mistaken in wrong.items():
             yield mistake, "IoU", row, honest, mistaken
 
@@ -100,19 +100,16 @@ def _wrong_treatments(val: Scores, test: Scores) -> Iterator[Wrong]:
     """Settings chosen on test; several scales for one of DGL and CAM, whose difference is honest with both treated."""
     table = report(val, test)
 
-    def images(line: Line) -> np.ndarray:
-        row = {name: line[name] for name in ("method", "layer", "scales", "kernel")}
-        return at(metrics.iou(test.find(**row)), line["threshold"])
+    def images(line: Any) -> np.ndarray:
+        found = test.find(**_row(line, "method", "layer", "scales", "kernel"))
+        return metrics.iou(found)[:, line["threshold"]]
 
     one, several, where = {}, {}, {}
     for method in ("cam", "dgl"):
         lines = table[table["method"] == method]
         best = select(lines).iloc[0]
-        where[method] = row_of(best)
-        yield (
-            *("scales and kernel on test", "IoU", where[method]),
-            *(images(best), images(highest(lines, "iou"))),
-        )
+        where[method] = _row(best)
+        yield "scales and kernel on test", "IoU", where[method], images(best), images(_highest(lines, "iou"))
         single = lines["scales"] == "1"
         one[method] = images(lines[single & (lines["kernel"] == 0)].iloc[0])
         several[method] = images(select(lines[~single]).iloc[0])

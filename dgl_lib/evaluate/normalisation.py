@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from dgl_lib import metrics, paths
-from dgl_lib.evaluate.compare import verdict
+from dgl_lib import metrics
 from dgl_lib.data.records import Dataset
-from dgl_lib.evaluate.scores import Maps, each_image
+from dgl_lib.evaluate.compare import select
+from dgl_lib.evaluate.raw import Maps
+from dgl_lib.evaluate.scores import each_image
 from dgl_lib.files import kept, key_of
 from dgl_lib.maps import PAS, normalise, resize, to_uint8
 from dgl_lib.metrics import bootstrap
-from dgl_lib.evaluate.select import select
 
 #: Raised when what is kept on disk changes its meaning.
 FORMAT = 1
 #: Normalisations and their percentile (0 where there is none); "ivr" chooses among its own on validation.
 WAYS = [("minmax", 0.0), ("max", 0.0), ("pas", PAS), *(("ivr", p) for p in (0.15, 0.3, 0.45, 0.6, 0.75))]
+Pair = tuple[str, str]  # method and layer
 
 
 def normalised(
-    dataset: Dataset, maps: Maps, pairs: Sequence[tuple[str, str]], *, progress: bool = False
-) -> dict[tuple[str, str], np.ndarray]:
-    """IoU at 256 thresholds of every image in each of ``WAYS``, (ways, images, 256) float32; kept on disk row by row.
+    dataset: Dataset, maps: Maps, pairs: Sequence[Pair], folder: Path, *, progress: bool = False
+) -> dict[Pair, np.ndarray]:
+    """IoU at 256 thresholds of every image in each of ``WAYS``, (ways, images, 256) float32; kept in ``folder``.
 
     raw map -> bilinear resize to the photograph -> normalise -> ``round(255 m)``. For "minmax" this is the study's own
     order at one scale without closing, since min-max before a bilinear resize changes it by a factor and a constant.
@@ -46,23 +48,16 @@ def normalised(
         q = (to_uint8(normalise(resized, how, percentile=p)) for how, p in WAYS)
         return np.stack([metrics.iou(metrics.histograms(one, mask, ignore)) for one in q]).astype(np.float32)
 
-    def compute(pair: tuple[str, str]) -> dict[str, np.ndarray]:
+    def compute(pair: Pair) -> dict[str, np.ndarray]:
         what = f"normalisations, {pair[0]}, {dataset.split}"
         return {"iou": np.stack(each_image(len(dataset), partial(curves, maps.maps[pair]), what, progress), 1)}
 
     facts = {"data": dataset.digest, "ways": WAYS, "format": FORMAT}
-    result = {}
-    for pair in pairs:
-        file = paths.runs_folder() / f"normalised-{key_of(facts, [maps.maps[pair]])}.npz"
-        result[pair] = kept(file, partial(compute, pair))["iou"]
-    return result
+    files = {pair: folder / f"normalised-{key_of(facts, [maps.maps[pair]])}.npz" for pair in pairs}
+    return {pair: kept(file, partial(compute, pair))["iou"] for pair, file in files.items()}
 
 
-def sweep(
-    val: Mapping[tuple[str, str], np.ndarray],
-    test: Mapping[tuple[str, str], np.ndarray],
-    pairs: Sequence[tuple[str, str]],
-) -> pd.DataFrame:
+def sweep(val: Mapping[Pair, np.ndarray], test: Mapping[Pair, np.ndarray], pairs: Sequence[Pair]) -> pd.DataFrame:
     """Every method under every normalisation and percentile, its threshold chosen on validation (percent).
 
     Returns:
@@ -80,32 +75,27 @@ def sweep(
     return pd.DataFrame(table)
 
 
-def normalisations(
-    swept: pd.DataFrame, test: Mapping[tuple[str, str], np.ndarray], chosen: pd.DataFrame
-) -> pd.DataFrame:
+def normalisations(swept: pd.DataFrame, test: Mapping[Pair, np.ndarray], chosen: pd.DataFrame) -> pd.DataFrame:
     """Each method under each normalisation, its percentile chosen on validation, with its place among the methods.
 
     A baseline is no map of a network and is not normalised: its line is the same under each.
 
     Returns:
-        ``sweep``'s columns; ``candidates`` and ``test_best`` (``selection.select``); kind; rank (1 the highest test
-        IoU, to a tenth of a point, among methods only); change, change_low, change_high, change_verdict (points of
-        IoU, paired, against min-max).
+        ``sweep``'s columns; ``candidates`` and ``test_best`` (see ``select``); kind; rank (1 the highest test IoU, to a
+        tenth of a point, among methods only); change, change_low, change_high, change_verdict (points of IoU, paired,
+        against min-max).
     """
     table = select(swept, by=["method", "normalisation"])
-    kinds = chosen.set_index("method")["kind"]
-    table["kind"] = table["method"].map(kinds)
+    table["kind"] = table["method"].map(chosen.set_index("method")["kind"])
     changes: list[dict[str, Any]] = []
     images = {}
     for line in table.to_dict("records"):
         way = WAYS.index((line["normalisation"], line["percentile"]))
-        images[line["method"], line["normalisation"]] = 100 * test[line["method"], line["layer"]][
-            way, :, line["threshold"]
-        ].astype(np.float64)
-        own = images[line["method"], line["normalisation"]] - images[line["method"], "minmax"]
-        change = bootstrap(own)
+        values = 100 * test[line["method"], line["layer"]][way, :, line["threshold"]].astype(np.float64)
+        images[line["method"], line["normalisation"]] = values
+        change = bootstrap(values - images[line["method"], "minmax"])
         cells = {"change": change.mean, "change_low": change.low, "change_high": change.high}
-        changes.append({**cells, "change_verdict": verdict(change)})
+        changes.append({**cells, "change_verdict": change.verdict()})
     table = pd.concat([table, pd.DataFrame(changes)], axis=1)
     methods = table[table["kind"] == "method"]
     table["rank"] = methods["iou"].round(1).groupby(methods["normalisation"]).rank(ascending=False, method="min")

@@ -1,18 +1,14 @@
-"""From a classifier and a data set to a table: raw maps once, with the network; scores as often as wanted, without it.
+"""Raw maps -> post-processing in the study's one order -> histograms of every image -> one tidy table.
 
-raw_maps   network: data set x methods x layers at one scale -> raw maps, kept in parts that survive a kill
-score      raw maps -> post-processing -> histograms an image (the study's one order, the same for every method), kept
-           in parts as well
-report     choose the threshold on validation, report on test -> one tidy table
+The network is not needed here. Everything that is chosen or compared later follows from the histograms.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,132 +24,25 @@ from tqdm import tqdm
 from dgl_lib import metrics
 from dgl_lib.data.records import Dataset, Record
 from dgl_lib.errors import UserError
-from dgl_lib.files import kept, key_of, write_text
-from dgl_lib.localize import localize
+from dgl_lib.evaluate.raw import Maps, in_parts, parts_folder
 from dgl_lib.maps import centred_gaussian, close, fuse, minmax, multiscale, to_uint8, whole_image
-from dgl_lib.models import digest, preprocess
-from dgl_lib.training import pick_device
 
-#: Raised when what a stored part holds changes its meaning, so that old parts are not taken for new ones.
-FORMAT = 1
-#: Images a stored part: what a kill can lose at the most.
-PART = 16
-
-
-@dataclass(frozen=True)
-class Maps:
-    """Raw maps of a data set at one scale: ``maps[method, layer]`` (N, h, w) float32, with the pass's logits (N, C)."""
-
-    maps: dict[tuple[str, str], np.ndarray]
-    logits: np.ndarray
-    classes: np.ndarray
-
-    def only(self, pairs: Iterable[tuple[str, str]]) -> Maps:
-        """The maps of these (method, layer) pairs, in this order; pairs without a map (CAM has few) are left out."""
-        return Maps({pair: self.maps[pair] for pair in pairs if pair in self.maps}, self.logits, self.classes)
-
-
-def raw_maps(
-    model: nn.Module,
-    dataset: Dataset,
-    *,
-    layers: Sequence[str],
-    methods: Sequence[str],
-    size: int,
-    scale: float = 1.0,
-    flip: bool = False,
-    given: bool = True,
-    classes: Sequence[int] | None = None,
-    alpha: float = 10.0,
-    rule: str = "released",
-    device: str = "auto",
-    folder: str | Path | None = None,
-    progress: bool = False,
-) -> Maps:
-    """The raw maps of every image; only the parts that ``folder`` does not hold yet need the network.
-
-    Args:
-        size, scale: the input's side is round(size * scale) pixels; photographs are squashed to it.
-        flip: feed the mirrored photographs, and turn their maps back.
-        given: localize the image's label (ground-truth known), else the class predicted in the same pass.
-        classes: localize these, one an image, whatever its label.
-        folder: where parts are kept, below a name made of all that determines them; None keeps nothing.
-    """
-    side = round(size * scale)
-    if side < 32:
-        raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
-    what = {"layers": list(layers), "methods": list(methods), "side": side, "flip": flip, "given": given}
-    if classes is not None:
-        if len(classes) != len(dataset):
-            raise UserError(f"classes: {len(classes)} given for {len(dataset)} images, one an image needed")
-        what |= {"given": True, "classes": [int(c) for c in classes]}
-    parts = None
-    if folder is not None:
-        # Beside its weights, what else of the model shapes a map: normalisation and the pooling rule.
-        beside = [getattr(model, name, None) for name in ("mean", "std", "count_include_pad")]
-        network = {"model": digest(model), "mean, std, count_include_pad": beside}
-        parts = _parts(folder, "maps", {**what, **network, "alpha": alpha, "rule": rule, "data": dataset.digest})
-    where = pick_device(device)
-    model.to(where)
-
-    def localized(indices: range) -> dict[str, np.ndarray]:
-        # Two at a time: large inputs on every layer would not fit a small machine's memory sixteen at once.
-        two = [_localize(model, dataset, indices[i : i + 2], what, alpha, rule) for i in range(0, len(indices), 2)]
-        return {key: np.concatenate([one[key] for one in two]) for key in two[0]}
-
-    whole = _in_parts(len(dataset), localized, parts, f"{dataset.name} {dataset.split}, {side} px", progress)
-    model.cpu()
-    maps = {(key.split("|")[0], key.split("|")[1]): value for key, value in whole.items() if "|" in key}
-    return Maps(maps, whole["logits"], whole["classes"])
-
-
-def _localize(
-    model: nn.Module, dataset: Dataset, indices: Sequence[int], what: dict, alpha: float, rule: str
-) -> dict[str, np.ndarray]:
-    """One batch's arrays: ``logits``, ``classes`` and a map array under ``method|layer``."""
-    images = preprocess(model, [dataset.image(i) for i in indices], what["side"])
-    images = images.flip(-1) if what["flip"] else images
-    wanted = np.asarray(what.get("classes", dataset.labels))[list(indices)]
-    classes = torch.from_numpy(wanted) if what["given"] else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that CAM exists on one layer only is said where the table is read
-        out = localize(model, images, classes, what["layers"], what["methods"], alpha=alpha, rule=rule)
-    arrays = {"logits": out.logits.cpu().numpy(), "classes": out.classes.cpu().numpy()}
-    for method, by_layer in out.maps.items():
-        for layer, m in by_layer.items():
-            arrays[f"{method}|{layer}"] = (m.flip(-1) if what["flip"] else m).cpu().numpy()
-    return arrays
-
-
-# ------------------------------------------------------------------------------------------------------ parts
-
-
-def _parts(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Path:
-    """The folder of the parts that ``facts`` determine; they stand in it, for a reader."""
-    facts = {**facts, "format": FORMAT}
-    parts = Path(folder) / f"{kind}-{key_of(facts)}"
-    write_text(parts / "facts.json", json.dumps(facts, indent=1, sort_keys=True))
-    return parts
-
-
-def _in_parts(
-    count: int, make: Callable[[range], dict[str, np.ndarray]], folder: Path | None, what: str, progress: bool
-) -> dict[str, np.ndarray]:
-    """``make`` of all images, ``PART`` at a time and joined along axis 0; what ``folder`` holds is not made again."""
-    pieces = []
-    for start in tqdm(range(0, count, PART), desc=what, unit="part", disable=not progress):
-        part = partial(make, range(start, min(start + PART, count)))
-        pieces.append(part() if folder is None else kept(folder / f"part-{start // PART:05d}.npz", part))
-    # Key by key, freeing the pieces on the way: together they are as large as what is made of them.
-    return {key: np.concatenate([piece.pop(key) for piece in pieces]) for key in list(pieces[0])}
-
-
-# ---------------------------------------------------------------------------------------------------- scoring
+BASELINES = {"whole_image": whole_image, "centred_gaussian": centred_gaussian}
+#: Score of each image at every threshold, (images, 256) in 0..1, from histograms (images, 4, 256).
+MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "iou": metrics.iou,
+    "recall_rest": partial(metrics.recall, region=metrics.REST),
+    "recall_part": partial(metrics.recall, region=metrics.PART),
+    "precision": metrics.precision,
+}
+#: The scales of a setting, and its closing kernel as a fraction of the side.
+Setting = tuple[tuple[float, ...], float]
+SINGLE: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Histograms of every row (a method, layer and setting) and image: all that later choices need.
+    """Histograms of every row (a method, layer and setting) and image.
 
     Attributes:
         rows: (rows) with columns method, layer, scales, kernel.
@@ -169,34 +58,17 @@ class Scores:
     has_part: np.ndarray
 
     def find(self, **wanted: object) -> np.ndarray:
-        """The histograms (images, 4, 256) of the one row with these values; UserError unless exactly one has them."""
+        """The histograms (images, 4, 256) of the one row with these values. UserError unless exactly one has them."""
         found = np.flatnonzero(np.logical_and.reduce([self.rows[key] == value for key, value in wanted.items()]))
         if len(found) != 1:
             raise UserError(f"{len(found)} rows with {wanted}, exactly one needed")
         return self.hist[found[0]]
 
-    def table(self, val: Scores) -> pd.DataFrame:
-        """One row an image, method, layer and setting: the image's scores at the threshold chosen on ``val``.
-
-        Returns:
-            columns method, layer, scales, kernel, threshold (0..255), image, label; iou, miou, precision, recall_part,
-            recall_rest in percent, NaN where there is nothing to be measured, as a part that is not known.
-        """
-        table = []
-        for i, row in enumerate(self.rows.to_dict("records")):
-            which: dict[str, Any] = {str(key): value for key, value in row.items()}
-            t, hist = choose(val.find(**which)), self.hist[i]
-            known = np.where(self.has_part, 100, np.nan)
-            cells = {
-                "iou": 100 * metrics.iou(hist)[:, t],
-                "miou": 100 * metrics.miou(hist)[:, t],
-                "precision": 100 * metrics.precision(hist)[:, t],
-                "recall_part": known * metrics.recall(hist, metrics.PART)[:, t],
-                "recall_rest": known * metrics.recall(hist, metrics.REST)[:, t],
-            }
-            images = {"image": self.names, "label": self.labels}
-            table.append(pd.DataFrame({**which, "threshold": t, **images, **cells}))
-        return pd.concat(table, ignore_index=True)
+    def where(self, wanted: Sequence[bool] | np.ndarray | pd.Series) -> Scores:
+        """The rows for which ``wanted`` is true."""
+        keep = np.flatnonzero(wanted)
+        rows = self.rows.iloc[keep].reset_index(drop=True)
+        return Scores(rows, self.hist[keep], self.names, self.labels, self.has_part)
 
     def join(self, other: Scores) -> Scores:
         """Both tables' rows, of the same images."""
@@ -205,33 +77,46 @@ class Scores:
         rows = pd.concat([self.rows, other.rows], ignore_index=True)
         return Scores(rows, np.concatenate([self.hist, other.hist]), self.names, self.labels, self.has_part)
 
+    def table(self, val: Scores) -> pd.DataFrame:
+        """One row an image, method, layer and setting: the image's scores at the threshold chosen on ``val``.
 
-def fusions(enhanced: np.ndarray, selected: np.ndarray) -> dict[str, np.ndarray]:
-    """Readings (b) and (c) of "both branches fused": mean and maximum of the two branches' min-maxed maps."""
-    pair = [torch.from_numpy(enhanced), torch.from_numpy(selected)]
-    return {"fused_mean": fuse(pair, "mean").numpy(), "fused_max": fuse(pair, "max").numpy()}
+        Returns:
+            columns method, layer, scales, kernel, threshold (0..255), image, label; iou, miou, precision, recall_part,
+            recall_rest in percent. NaN where there is nothing to measure, such as a part that is not known.
+        """
+        table = []
+        for i, row in enumerate(self.rows.to_dict("records")):
+            which: dict[str, Any] = {str(key): value for key, value in row.items()}
+            t, hist = choose(val.find(**which)), self.hist[i]
+            cells = {name: 100 * curve(hist)[:, t] for name, curve in (MEASURES | {"miou": metrics.miou}).items()}
+            for name in ("recall_part", "recall_rest"):
+                cells[name] = np.where(self.has_part, cells[name], np.nan)
+            order = ["iou", "miou", "precision", "recall_part", "recall_rest"]
+            images = {"image": self.names, "label": self.labels}
+            table.append(pd.DataFrame({**which, "threshold": t, **images, **{name: cells[name] for name in order}}))
+        return pd.concat(table, ignore_index=True)
 
 
 def score(
     dataset: Dataset,
     maps: dict[float, Maps],
-    settings: Sequence[tuple[tuple[float, ...], float]] = (((1.0,), 0.0),),
+    settings: Sequence[Setting] = ((SINGLE, 0.0),),
     *,
     methods: Sequence[str] | None = None,
     size: int | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> Scores:
-    """Post-process every map in the study's one order and count its pixels; the two trivial baselines come along.
+    """Post-process every map in the study's one order and count its pixels. The two trivial baselines come along.
 
     Args:
         maps: raw maps by scale.
-        settings: (scales, closing kernel as a fraction of the side) pairs; one row each for every method and layer.
+        settings: (scales, closing kernel) pairs, one row each for every method and layer.
         methods: which of the maps' methods to score; None for all.
         size: side of the square that maps and masks are compared at; None for the photograph's own size, as LID does.
-        folder: where parts are kept, below a name made of all that determines them; None keeps nothing.
+        folder: where parts are kept, below a name made of all that determines them. None keeps nothing.
 
-    An image whose mask holds no object pixel has nothing to be found: it is left out, and a warning counts them.
+    An image whose mask holds no object pixel has nothing to be found. It is left out, and a warning counts such images.
 
     Raises:
         UserError: no image, a record without a mask, or no image with an object.
@@ -255,8 +140,8 @@ def score(
     parts = None
     if folder is not None:
         facts = {"data": dataset.digest, "maps": _fingerprint(maps, pairs), "settings": settings, "size": size}
-        parts = _parts(folder, "scores", facts)
-    found = _in_parts(len(dataset), counted, parts, f"scoring {what}", progress)
+        parts = parts_folder(folder, "scores", facts)
+    found = in_parts(len(dataset), counted, parts, f"scoring {what}", progress)
     there, has_part = found["has_object"], found["has_part"]
     if not there.any():
         raise UserError(f"{what}: no mask holds an object pixel, at least one needed")
@@ -271,7 +156,7 @@ def _histograms(
     record: Record,
     i: int,
     maps: dict[float, Maps],
-    settings: Sequence[tuple[tuple[float, ...], float]],
+    settings: Sequence[Setting],
     pairs: Sequence[tuple[str, str]],
     size: int | None,
 ) -> tuple[np.ndarray, bool, bool]:
@@ -301,6 +186,25 @@ def _batches(shapes: Sequence[object], pixels: int) -> Iterator[list[int]]:
         yield from (alike[start : start + count] for start in range(0, len(alike), count))
 
 
+def _process(
+    by_scale: dict[float, np.ndarray], settings: Sequence[Setting], size: tuple[int, int]
+) -> Iterator[torch.Tensor]:
+    """One image's maps (maps, h, w) under each setting, (maps, H, W) in 0..1. Shared scales are merged once."""
+    merged: dict[tuple[float, ...], torch.Tensor] = {}
+    for scales, _ in settings:
+        if scales not in merged:
+            merged[scales] = multiscale([torch.from_numpy(by_scale[s]) for s in scales], size)
+    return (minmax(close(merged[scales], kernel)) for scales, kernel in settings)
+
+
+def _at_size(pixels: np.ndarray | None, size: int | None) -> np.ndarray | None:
+    """A mask at ``size`` x ``size``, by nearest neighbour; as it is for None."""
+    if pixels is None or size is None:
+        return pixels
+    as_float = torch.from_numpy(pixels.astype(np.float32))[None, None]  # a copy: kept masks are read-only
+    return nn.functional.interpolate(as_float, size=(size, size), mode="nearest-exact")[0, 0].numpy() > 0.5
+
+
 def _fingerprint(maps: dict[float, Maps], pairs: Sequence[tuple[str, str]]) -> str:
     """SHA-256 of these pairs' maps at every scale, with their names."""
     hashed = hashlib.sha256()
@@ -318,34 +222,18 @@ def each_image(count: int, of: Callable[[int], Any], what: str, progress: bool) 
         return list(tqdm(pool.map(of, range(count)), total=count, desc=what, unit="image", disable=not progress))
 
 
-BASELINES = {"whole_image": whole_image, "centred_gaussian": centred_gaussian}
-
-
 def name_scales(scales: Sequence[float]) -> str:
     """A setting's scales as they stand in tables: ``"0.75+1+1.25"``."""
     return "+".join(f"{s:g}" for s in scales)
 
 
-def _at_size(pixels: np.ndarray | None, size: int | None) -> np.ndarray | None:
-    """A mask at ``size`` x ``size``, by nearest neighbour; as it is for None."""
-    if pixels is None or size is None:
-        return pixels
-    as_float = torch.from_numpy(pixels.astype(np.float32))[None, None]  # a copy: kept masks are read-only
-    return nn.functional.interpolate(as_float, size=(size, size), mode="nearest-exact")[0, 0].numpy() > 0.5
+def fusions(enhanced: np.ndarray, selected: np.ndarray) -> dict[str, np.ndarray]:
+    """Readings (b) and (c) of "both branches fused": mean and maximum of the two branches' min-maxed maps."""
+    pair = [torch.from_numpy(enhanced), torch.from_numpy(selected)]
+    return {"fused_mean": fuse(pair, "mean").numpy(), "fused_max": fuse(pair, "max").numpy()}
 
 
-def _process(
-    by_scale: dict[float, np.ndarray], settings: Sequence[tuple[tuple[float, ...], float]], size: tuple[int, int]
-) -> Iterator[torch.Tensor]:
-    """One image's maps (maps, h, w) under each setting, (maps, H, W) in 0..1; shared scales are merged once."""
-    merged: dict[tuple[float, ...], torch.Tensor] = {}
-    for scales, _ in settings:
-        if scales not in merged:
-            merged[scales] = multiscale([torch.from_numpy(by_scale[s]) for s in scales], size)
-    return (minmax(close(merged[scales], kernel)) for scales, kernel in settings)
-
-
-# ---------------------------------------------------------------------------------------------------- reporting
+# --------------------------------------------------------------------------------------- one threshold, one table
 
 
 def choose(hist: np.ndarray) -> int:
@@ -353,9 +241,12 @@ def choose(hist: np.ndarray) -> int:
     return int(metrics.iou(hist).mean(0).argmax())
 
 
-def at(curve: np.ndarray, threshold: int) -> np.ndarray:
-    """Each image's value (images,) of a curve (images, 256) at a threshold."""
-    return curve[:, threshold]
+def per_image(val: Scores, images: Scores, row: dict[str, Any], measure: str = "iou") -> np.ndarray:
+    """One row's score of each image (images,) in percent, at the row's own threshold, chosen on ``val`` by IoU.
+
+    ``measure`` is a key of ``MEASURES``. NaN where an image has nothing to measure, such as a part of no pixels.
+    """
+    return 100 * MEASURES[measure](images.find(**row))[:, choose(val.find(**row))]
 
 
 def report(val: Scores, test: Scores) -> pd.DataFrame:
@@ -363,30 +254,29 @@ def report(val: Scores, test: Scores) -> pd.DataFrame:
 
     Columns: method, layer, scales, kernel; ``threshold`` (0..255) and ``val_iou`` at it; ``iou``, ``low``, ``high``
     (foreground IoU, mean over test images); ``iou_pooled``; ``miou`` (over object and background, mean over images);
-    ``precision``, ``recall_part``, ``recall_rest``; and, under its own name because it is chosen on test,
-    ``test_peak`` with ``test_peak_threshold`` as LID's protocol takes it.
+    ``precision``, ``recall_part``, ``recall_rest``. ``test_peak`` and ``test_peak_threshold`` are what LID's protocol
+    takes, and have names of their own because they are chosen on test.
     """
     table = []
     for i, row in enumerate(val.rows.to_dict("records")):
         hist = test.find(**{str(key): value for key, value in row.items()})
         t = choose(val.hist[i])
         curve = metrics.iou(hist)
-        mean = metrics.bootstrap(at(curve, t))
-        peak = metrics.Curve(curve.mean(0))
+        found, peak = metrics.bootstrap(curve[:, t]), metrics.Curve(curve.mean(0))
         part = hist[test.has_part]
         table.append(
             {
                 **row,
                 "threshold": t,
                 "val_iou": 100 * metrics.iou(val.hist[i])[:, t].mean(),
-                "iou": 100 * mean.mean,
-                "low": 100 * mean.low,
-                "high": 100 * mean.high,
+                "iou": 100 * found.mean,
+                "low": 100 * found.low,
+                "high": 100 * found.high,
                 "iou_pooled": 100 * metrics.iou(hist.sum(0))[t],
                 "miou": 100 * metrics.miou(hist)[:, t].mean(),
-                "precision": 100 * _mean(at(metrics.precision(hist), t)),
-                "recall_part": 100 * _mean(at(metrics.recall(part, metrics.PART), t)),
-                "recall_rest": 100 * _mean(at(metrics.recall(part, metrics.REST), t)),
+                "precision": 100 * _mean(metrics.precision(hist)[:, t]),
+                "recall_part": 100 * _mean(metrics.recall(part, metrics.PART)[:, t]),
+                "recall_rest": 100 * _mean(metrics.recall(part, metrics.REST)[:, t]),
                 "test_peak": 100 * peak.peak,
                 "test_peak_threshold": peak.threshold,
             }
@@ -399,7 +289,7 @@ def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def gain(val: Scores, test: Scores, row: dict, over: dict) -> metrics.Interval:
+def gain(val: Scores, test: Scores, row: dict[str, Any], over: dict[str, Any]) -> metrics.Interval:
     """Paired gain in mean test IoU (points) of ``row`` over another, each at its own validation-chosen threshold."""
-    a, b = (at(metrics.iou(test.find(**r)), choose(val.find(**r))) for r in (row, over))
+    a, b = (MEASURES["iou"](test.find(**r))[:, choose(val.find(**r))] for r in (row, over))
     return metrics.bootstrap(100 * (a - b))

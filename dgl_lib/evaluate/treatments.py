@@ -1,7 +1,7 @@
 """The slides' table, multi-scale input (MS) by morphological closing (MC): chosen on validation, reported once on test.
 
 candidates     raw maps of the methods compared, with the two other readings of "both branches fused"
-search         one after the other: the best scales without closing, then the best kernel; the same for every method
+search         the best scales without closing, then the best kernel, in the same way for every method
 score_chosen   the four chosen settings of every method, on the test part
 report_table   thresholds from validation, scores on test
 """
@@ -17,22 +17,30 @@ import pandas as pd
 from dgl_lib import metrics
 from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
-from dgl_lib.evaluate.scores import BASELINES, Maps, Scores, at, choose, fusions, gain, name_scales, report, score
+from dgl_lib.evaluate.raw import Maps
+from dgl_lib.evaluate.scores import (
+    BASELINES,
+    SINGLE,
+    Scores,
+    Setting,
+    choose,
+    fusions,
+    gain,
+    name_scales,
+    report,
+    score,
+)
 
 #: mIoU on the LID validation set, SPG-plain, Mixed_6e, input 324, both branches fused. Source: the authors' talk.
 SLIDES = {"none": 58.23, "MS": 61.46, "MS+MC": 62.22}
 #: What a map is treated with before it is thresholded.
 TREATMENTS = ("none", "MC", "MS", "MS+MC")
-SINGLE = (1.0,)
-
-#: Scales, and the closing kernel as a fraction of the side.
-Setting = tuple[tuple[float, ...], float]
 #: ``chosen[method][treatment]``.
 Chosen = dict[str, dict[str, Setting]]
 
 
 def scale_sets(scales: Sequence[float]) -> list[tuple[float, ...]]:
-    """All sets of two scales or more, out of ``scales``, that hold 1.0: the small sets first, each in rising order.
+    """All sets of at least two of ``scales`` that hold 1.0, the small sets first, each in rising order.
 
     Raises:
         UserError: no scale beside 1.0.
@@ -55,11 +63,11 @@ def closing_kernels(kernels: Sequence[float]) -> list[float]:
 def candidates(by_scale: dict[float, Maps], layer: str) -> dict[float, Maps]:
     """The maps that are compared: every method on ``layer``, CAM where it exists, and the fusions (b) and (c).
 
-    ``fused_mean`` and ``fused_max`` are made scale by scale from ``enhanced_map`` and ``pixel_selection``, so that they
-    are raw maps like any other and what follows treats them alike. Reading (a), the product formula, is ``dgl``.
+    ``fused_mean`` and ``fused_max`` are made scale by scale from ``enhanced_map`` and ``pixel_selection``. So they are
+    raw maps like any other, and what follows treats them alike. Reading (a), the product formula, is ``dgl``.
 
     Raises:
-        UserError: CAM or DGL is missing: the table compares the two.
+        UserError: CAM or DGL is missing; the table compares the two.
     """
     result = {}
     for scale, maps in by_scale.items():
@@ -71,9 +79,6 @@ def candidates(by_scale: dict[float, Maps], layer: str) -> dict[float, Maps]:
         kept |= {(name, layer): m for name, m in fusions(*branches).items()}
         result[scale] = Maps(kept, maps.logits, maps.classes)
     return result
-
-
-# ------------------------------------------------------------------------------------------------------ the search
 
 
 def search(
@@ -96,11 +101,11 @@ def search(
     sets, sizes = scale_sets(scales), closing_kernels(kernels)
     found = score(dataset, maps, [(SINGLE, 0.0), *((s, 0.0) for s in sets)], progress=progress)
     chosen: Chosen = {}
-    for method in _methods(maps):
+    for method in dict.fromkeys(method for method, _ in next(iter(maps.values())).maps):
         several = best(found, method, [(s, 0.0) for s in sets])[0]
         closed = {s: [(s, k) for k in sizes] for s in (SINGLE, several)}
         tried = score(dataset, maps, closed[SINGLE] + closed[several], methods=[method], progress=progress)
-        found = found.join(_where(tried, tried.rows["method"] == method))
+        found = found.join(tried.where(tried.rows["method"] == method))
         chosen[method] = {
             "none": (SINGLE, 0.0),
             "MC": best(found, method, closed[SINGLE]),
@@ -126,51 +131,32 @@ def sweep_table(val: Scores) -> pd.DataFrame:
     return val.rows.assign(threshold=curves.argmax(1), val_iou=100 * curves.max(1))
 
 
-def _methods(maps: dict[float, Maps]) -> list[str]:
-    return list(dict.fromkeys(method for method, _ in next(iter(maps.values())).maps))
-
-
-def _where(scores: Scores, wanted: pd.Series | np.ndarray) -> Scores:
-    """The rows of a table of scores for which ``wanted`` is true."""
-    keep = np.flatnonzero(wanted)
-    rows = scores.rows.iloc[keep].reset_index(drop=True)
-    return Scores(rows, scores.hist[keep], scores.names, scores.labels, scores.has_part)
-
-
-# ------------------------------------------------------------------------------------------------------ the report
-
-
 def score_chosen(
     dataset: Dataset,
     maps: dict[float, Maps],
-    chosen: Chosen,
+    chosen: Mapping[str, Mapping[str, Setting]],
     *,
-    methods: Sequence[str] | None = None,
     size: int | None = None,
     progress: bool = False,
 ) -> Scores:
-    """Every method (or those of ``methods``) under its four settings, and the trivial baselines; ``size`` as in score.
-
-    Raises:
-        UserError: no method to score.
-    """
-    result: Scores | None = None
-    for method in chosen if methods is None else methods:
-        scored = score(dataset, maps, list(chosen[method].values()), methods=[method], size=size, progress=progress)
-        result = scored if result is None else result.join(_where(scored, scored.rows["method"] == method))
-    if result is None:
-        raise UserError("methods: none given, at least one needed")
+    """Every method under its four settings, and the trivial baselines; ``size`` as for ``score``."""
+    scored = [score(dataset, maps, list(by.values()), methods=[method], size=size, progress=progress)
+              for method, by in chosen.items()]  # fmt: skip
+    result = scored[0]
+    for method, one in zip(list(chosen)[1:], scored[1:], strict=True):
+        result = result.join(one.where(one.rows["method"] == method))
     return result
 
 
 def report_table(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:
-    """``evaluation.report`` of the chosen settings and the baselines, with the column ``treatment`` ("" for those)."""
+    """``report`` of the chosen settings and the baselines, with the column ``treatment`` ("" for the baselines)."""
     names = {tuple(row(m, s).values()): t for m, by in chosen.items() for t, s in by.items()}
     names |= {(baseline, "", 0.0): "" for baseline in BASELINES}
-    keys = [tuple(key) for key in val.rows[["method", "scales", "kernel"]].itertuples(index=False)]
-    in_test = set(test.rows[["method", "scales", "kernel"]].itertuples(index=False, name=None))
-    table = report(_where(val, np.array([key in names and key in in_test for key in keys])), test)
-    treatment = [names[key] for key in table[["method", "scales", "kernel"]].itertuples(index=False, name=None)]
+    keys, in_test = (
+        list(s.rows[["method", "scales", "kernel"]].itertuples(index=False, name=None)) for s in (val, test)
+    )
+    table = report(val.where([key in names and key in in_test for key in keys]), test)
+    treatment = [names[key] for key in table[which].itertuples(index=False, name=None)]
     table.insert(2, "treatment", treatment)
     order = {t: i for i, t in enumerate(["", *TREATMENTS])}
     place = {m: i for i, m in enumerate([*BASELINES, *chosen])}
@@ -179,7 +165,7 @@ def report_table(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:
 
 
 def gains(val: Scores, test: Scores, chosen: Chosen, pairs: Sequence[tuple[str, str, str, str]]) -> pd.DataFrame:
-    """Paired gains in mean test IoU, in points, with their 95 % interval over images; see ``evaluation.gain``.
+    """Paired gains in mean test IoU, in points, with their 95 % interval over images; see ``scores.gain``.
 
     Args:
         pairs: (method, treatment, over method, over treatment).
@@ -200,10 +186,9 @@ def steps(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:
 
 
 def slides_table(table: pd.DataFrame, method: str = "dgl") -> pd.DataFrame:
-    """The slides' three figures beside ours. ANOTHER data set: only the signs of the steps can be compared.
+    """The slides' three figures beside ours, from ``report_table``.
 
-    Args:
-        table: ``report_table``.
+    The data set is ANOTHER one, so only the signs of the steps can be compared.
     """
     ours = table[table["method"] == method].set_index("treatment").loc[list(SLIDES)]
     slides = pd.Series(SLIDES)
@@ -226,7 +211,7 @@ def curve(scores: Scores, method: str, setting: Setting, *, ignore_is_object: bo
 
 
 def border_table(test: Scores, methods: Sequence[str]) -> pd.DataFrame:
-    """For orientation: peak IoU on test (percent), one scale, with the border left out and with it counted as object.
+    """Peak IoU on test (percent) at one scale, with the border left out and with it counted as object.
 
     Empty where no pixel of the data is in a border.
     """
@@ -249,19 +234,7 @@ def peak_table(val: Scores, test: Scores, methods: Sequence[str]) -> pd.DataFram
     for method in methods:
         wanted = row(method, (SINGLE, 0.0))
         values = 100 * metrics.iou(test.find(**wanted))
-        one = at(values, choose(val.find(**wanted))).mean()
+        one = values[:, choose(val.find(**wanted))].mean()
         means = {"validation": one, "test peak": values.mean(0).max(), "per image": values.max(1).mean()}
         table.append({"method": method, **means})
     return pd.DataFrame(table)
-
-
-def describe(effect: Mapping[str, object], table: pd.DataFrame, chosen: Chosen) -> str:
-    """In words what a row of ``gains`` compares: both methods with treatment, settings and test IoU in percent."""
-    said = []
-    for method, treatment in ((effect["method"], effect["treatment"]), (effect["over"], effect["over_treatment"])):
-        one = table[(table["method"] == method) & (table["treatment"] == treatment)]
-        scales, kernel = chosen[str(method)][str(treatment)]
-        how = [f"scales {name_scales(scales)}"] * (scales != SINGLE) + [f"kernel {kernel:g}"] * (kernel > 0)
-        treated = f" ({', '.join(how)})" if how else ""
-        said.append(f"{method} on {one['layer'].item()}{treated} {one['iou'].item():.2f}")
-    return ", ".join(said)

@@ -2,7 +2,7 @@
 
 from dgl_lib.metrics.boxes import BoxAcc, Localization, LocalizationScore, MaxBoxAcc, MaxBoxAccV2
 from dgl_lib.metrics.counts import Counts, Curve
-from dgl_lib.metrics.intervals import Interval, bootstrap
+from dgl_lib.metrics.intervals import MARGIN, Interval, bootstrap, two_samples
 from dgl_lib.metrics.pixels import (
     BACKGROUND,
     IGNORE,
@@ -24,6 +24,7 @@ from dgl_lib.metrics.pxap import AveragePrecision, PxAP, masks_at
 __all__ = [
     "BACKGROUND",
     "IGNORE",
+    "MARGIN",
     "PART",
     "REGIONS",
     "REST",
@@ -48,4 +49,5 @@ __all__ = [
     "miou",
     "precision",
     "recall",
+    "two_samples",
 ]

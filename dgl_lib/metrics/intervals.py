@@ -1,13 +1,18 @@
-"""Means over images with their bootstrap intervals."""
+"""Means over images with their bootstrap intervals, and the one vocabulary that says where an interval lies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dgl_lib.errors import UserError
 
+#: Points of a score that a difference has to exceed to count.
+MARGIN = 0.5
+#: Below so many images nothing is decided: the bootstrap interval of very few is too narrow.
+FEWEST = 10
 #: Values drawn at once: a megabyte, which stays in the cache.
 DRAWS = 1 << 16
 
@@ -21,11 +26,29 @@ class Interval:
     high: float
     n: int
 
+    def verdict(self, margin: float = MARGIN) -> str:
+        """Where the interval of a difference lies.
 
-def bootstrap(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean over images with its 95 % percentile-bootstrap interval (images drawn with replacement); NaN are left out.
+        "gains" above +margin, "loses" below -margin, "level" within the two, "undecided" otherwise and whenever there
+        are fewer than ``FEWEST`` images.
+        """
+        if self.n < FEWEST:
+            return "undecided"
+        if self.low > margin:
+            return "gains"
+        if self.high < -margin:
+            return "loses"
+        return "level" if self.low >= -margin and self.high <= margin else "undecided"
 
-    For two methods give the difference of their values image by image: that is the paired interval.
+    def row(self) -> dict[str, float]:
+        """The cells of a table: mean, low, high, images."""
+        return {"mean": self.mean, "low": self.low, "high": self.high, "images": self.n}
+
+
+def bootstrap(values: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Mean over images with its 95 % percentile-bootstrap interval (images drawn with replacement). NaN are left out.
+
+    For two methods give the difference of their values image by image. That is the paired interval.
     """
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
@@ -42,3 +65,13 @@ def bootstrap(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> In
     )
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def two_samples(a: np.ndarray, b: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Mean of ``a`` minus mean of ``b``, two sets of images, with the interval that redraws each set by itself."""
+    if not len(a) or not len(b):
+        raise UserError(f"two samples of {len(a)} and {len(b)} values given, at least one in each needed")
+    random = np.random.default_rng(seed)
+    means = [[x[random.integers(len(x), size=len(x))].mean() for x in (a, b)] for _ in range(resamples)]
+    low, high = np.quantile(np.subtract(*np.transpose(means)), [0.025, 0.975])
+    return Interval(float(a.mean() - b.mean()), float(low), float(high), len(a) + len(b))

@@ -1,0 +1,163 @@
+"""Raw maps of a data set. The network runs here, once; its maps are kept on disk in parts that survive a kill."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dgl_lib.data.records import Dataset
+from dgl_lib.errors import UserError
+from dgl_lib.files import kept, key_of, write_text
+from dgl_lib.localize import CONTROLS, METHODS, localize
+from dgl_lib.models import Classifier, digest, preprocess
+from dgl_lib.training import pick_device
+
+#: Raised when what a stored part holds changes its meaning, so that old parts are not taken for new ones.
+FORMAT = 1
+#: Images a stored part: what a kill can lose at the most.
+PART = 16
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Raw maps of a data set at one scale: ``maps[method, layer]`` (N, h, w) float32.
+
+    ``logits`` (N, C) and ``classes`` (N,), the localized ones, are those of the same pass.
+    """
+
+    maps: dict[tuple[str, str], np.ndarray]
+    logits: np.ndarray
+    classes: np.ndarray
+
+    def only(self, pairs: Iterable[tuple[str, str]]) -> Maps:
+        """The maps of these (method, layer) pairs in this order, without the pairs that have none (CAM has few)."""
+        return Maps({pair: self.maps[pair] for pair in pairs if pair in self.maps}, self.logits, self.classes)
+
+    def at(self, indices: Sequence[int]) -> Maps:
+        """The maps of these images."""
+        maps = {pair: m[indices] for pair, m in self.maps.items()}
+        return Maps(maps, self.logits[indices], self.classes[indices])
+
+
+def raw_maps(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    layers: Sequence[str],
+    methods: Sequence[str],
+    size: int,
+    scale: float = 1.0,
+    flip: bool = False,
+    given: bool = True,
+    classes: Sequence[int] | None = None,
+    alpha: float = 10.0,
+    rule: str = "released",
+    device: str = "auto",
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> Maps:
+    """The raw maps of every image. The network runs only for parts that ``folder`` does not hold yet.
+
+    Args:
+        size, scale: the input's side is round(size * scale) pixels; photographs are squashed to it.
+        flip: feed the mirrored photographs, and turn their maps back.
+        given: localize the image's label (ground-truth known), else the class predicted in the same pass.
+        classes: localize these, one an image, whatever its label.
+        folder: where parts are kept, below a name made of all that determines them. None keeps nothing.
+    """
+    side = round(size * scale)
+    if side < 32:
+        raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
+    what: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "side": side, "flip": flip}
+    what |= {"given": given}
+    if classes is not None:
+        if len(classes) != len(dataset):
+            raise UserError(f"classes: {len(classes)} given for {len(dataset)} images, one an image needed")
+        what |= {"given": True, "classes": [int(c) for c in classes]}
+    parts = None
+    if folder is not None:
+        network = {"model": digest(model), "mean, std, count_include_pad": beside_weights(model)}
+        parts = parts_folder(folder, "maps", {**what, **network, "alpha": alpha, "rule": rule, "data": dataset.digest})
+    model.to(pick_device(device))
+
+    def localized(indices: range) -> dict[str, np.ndarray]:
+        # Two at a time: sixteen large inputs on every layer at once would not fit a small machine's memory.
+        two = [_localize(model, dataset, indices[i : i + 2], what, alpha, rule) for i in range(0, len(indices), 2)]
+        return {key: np.concatenate([one[key] for one in two]) for key in two[0]}
+
+    whole = in_parts(len(dataset), localized, parts, f"{dataset.name} {dataset.split}, {side} px", progress)
+    model.cpu()
+    maps = {(key.split("|")[0], key.split("|")[1]): value for key, value in whole.items() if "|" in key}
+    return Maps(maps, whole["logits"], whole["classes"])
+
+
+def every_map(model: Classifier, dataset: Dataset, **options: Any) -> Maps:
+    """Raw maps of every method and control on every layer of the network's table; ``options`` as for ``raw_maps``."""
+    layers = [layer.name for layer in model.layers]
+    return raw_maps(model, dataset, layers=layers, methods=[*METHODS, *CONTROLS], **options)
+
+
+def maps_of_scales(
+    model: Classifier, dataset: Dataset, *, layer: str, methods: Sequence[str], scales: Sequence[float], **options: Any
+) -> dict[float, Maps]:
+    """Raw maps by scale, 1.0 always among them, of ``methods`` and both branches on ``layer`` and on CAM's layer."""
+    methods = list(dict.fromkeys([*methods, "dgl", "enhanced_map", "pixel_selection"]))
+    layers = list(dict.fromkeys([layer, model.layers[-1].name]))  # CAM exists on the last
+    pairs = [(method, at) for method in methods for at in layers]
+    found = {1.0: every_map(model, dataset, **options).only(pairs)}
+    for scale in sorted({float(s) for s in scales} - {1.0}):
+        found[scale] = raw_maps(model, dataset, layers=layers, methods=methods, scale=scale, **options)
+    return dict(sorted(found.items()))
+
+
+def _localize(
+    model: nn.Module, dataset: Dataset, indices: Sequence[int], what: dict, alpha: float, rule: str
+) -> dict[str, np.ndarray]:
+    """One batch's arrays: ``logits``, ``classes`` and a map array under ``method|layer``."""
+    images = preprocess(model, [dataset.image(i) for i in indices], what["side"])
+    images = images.flip(-1) if what["flip"] else images
+    wanted = np.asarray(what.get("classes", dataset.labels))[list(indices)]
+    classes = torch.from_numpy(wanted) if what["given"] else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that CAM exists on one layer only is said where the table is read
+        out = localize(model, images, classes, what["layers"], what["methods"], alpha=alpha, rule=rule)
+    arrays = {"logits": out.logits.cpu().numpy(), "classes": out.classes.cpu().numpy()}
+    for method, by_layer in out.maps.items():
+        for layer, m in by_layer.items():
+            arrays[f"{method}|{layer}"] = (m.flip(-1) if what["flip"] else m).cpu().numpy()
+    return arrays
+
+
+def beside_weights(model: nn.Module) -> list[Any]:
+    """What else of a model shapes a map: its normalisation and its pooling rule."""
+    return [getattr(model, name, None) for name in ("mean", "std", "count_include_pad")]
+
+
+def parts_folder(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Path:
+    """The folder of the parts that ``facts`` determine. The facts stand in it, for a reader."""
+    facts = {**facts, "format": FORMAT}
+    parts = Path(folder) / f"{kind}-{key_of(facts)}"
+    write_text(parts / "facts.json", json.dumps(facts, indent=1, sort_keys=True))
+    return parts
+
+
+def in_parts(
+    count: int, make: Callable[[range], dict[str, np.ndarray]], folder: Path | None, what: str, progress: bool
+) -> dict[str, np.ndarray]:
+    """``make`` of all images, ``PART`` at a time and joined along axis 0. What ``folder`` holds is not made again."""
+    pieces = []
+    for start in tqdm(range(0, count, PART), desc=what, unit="part", disable=not progress):
+        part = partial(make, range(start, min(start + PART, count)))
+        pieces.append(part() if folder is None else kept(folder / f"part-{start // PART:05d}.npz", part))
+    # Key by key, freeing the pieces on the way: together they are as large as what is made of them.
+    return {key: np.concatenate([piece.pop(key) for piece in pieces]) for key in list(pieces[0])}
