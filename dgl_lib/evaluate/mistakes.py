@@ -56,7 +56,7 @@ def mistakes(
         columns mistake, of ("IoU", or "DGL minus CAM", in percent or points), kind, method, layer, honest, mistaken,
         inflation, low, high (points), images, verdict.
     """
-    lines = []
+    lines: list[dict[str, Any]] = []
     kinds = dict(zip(chosen["method"], chosen["kind"], strict=True))
     wrong = [*_wrong_scores(val, test, table, chosen), *_wrong_treatments(*treated)]
     for mistake, of, row, honest, mistaken in wrong:
@@ -64,7 +64,8 @@ def mistakes(
         cells = {"honest": 100 * honest.mean(), "mistaken": 100 * mistaken.mean(), "inflation": found.mean}
         ends = {"low": found.low, "high": found.high, "images": found.n, "verdict": found.verdict()}
         lines.append({"mistake": mistake, "of": of, "kind": kinds[row["method"]], **row, **cells, **ends})
-    return pd.DataFrame(sorted(lines, key=lambda line: MISTAKES.index(str(line["mistake"]))))
+    lines.sort(key=lambda line: MISTAKES.index(line["mistake"]))
+    return pd.DataFrame(lines)
 
 
 def _row(line: Any, *columns: str) -> dict[str, Any]:

@@ -152,9 +152,8 @@ def report_table(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:
     """``report`` of the chosen settings and the baselines, with the column ``treatment`` ("" for the baselines)."""
     names = {tuple(row(m, s).values()): t for m, by in chosen.items() for t, s in by.items()}
     names |= {(baseline, "", 0.0): "" for baseline in BASELINES}
-    keys, in_test = (
-        list(s.rows[["method", "scales", "kernel"]].itertuples(index=False, name=None)) for s in (val, test)
-    )
+    which = ["method", "scales", "kernel"]
+    keys, in_test = (list(part.rows[which].itertuples(index=False, name=None)) for part in (val, test))
     table = report(val.where([key in names and key in in_test for key in keys]), test)
     treatment = [names[key] for key in table[which].itertuples(index=False, name=None)]
     table.insert(2, "treatment", treatment)

@@ -50,21 +50,21 @@ def bootstrap(values: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Int
 
     For two methods give the difference of their values image by image. That is the paired interval.
     """
-    values = np.asarray(values, np.float64)
-    values = values[~np.isnan(values)]
-    if not len(values):
+    x = np.asarray(values, np.float64)
+    x = x[~np.isnan(x)]
+    if not len(x):
         raise UserError("bootstrap: no value that is a number, at least one needed")
     random = np.random.default_rng(seed)
     # Some resamples at a time, so that memory stays small; the draws are those of one resample after the other.
-    rows = max(1, DRAWS // len(values))
+    rows = max(1, DRAWS // len(x))
     means = np.concatenate(
         [
-            values[random.integers(len(values), size=(min(rows, resamples - done), len(values)))].mean(1)
+            x[random.integers(len(x), size=(min(rows, resamples - done), len(x)))].mean(1)
             for done in range(0, resamples, rows)
         ]
     )
     low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high), len(values))
+    return Interval(float(x.mean()), float(low), float(high), len(x))
 
 
 def two_samples(a: np.ndarray, b: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> Interval:

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from dgl_lib.errors import UserError
-from dgl_lib.files import write_text
+from dgl_lib.files import write_table
+from dgl_lib.metrics import MARGIN
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ CLAIMS: dict[str, Claim] = {
         "The enhanced map finds more of the rest of the object, beyond the telling part, without losing precision.",
         "recall of the object outside the telling part, enhanced minus plain map",
         "points",
-        0.5,
+        MARGIN,
         keeps="precision",
     ),
     "C3": Claim(
@@ -56,16 +57,16 @@ CLAIMS: dict[str, Claim] = {
         "Pixel-level selection localizes on earlier layers too.",
         "IoU, pixel-level selection minus the best trivial baseline",
         "points",
-        0.5,
+        MARGIN,
     ),
-    "C5": Claim("DGL on Mixed_6e beats CAM.", "IoU, DGL minus CAM", "points", 0.5),
-    "C6": Claim("Multi-scale input adds to DGL.", "IoU, with minus without", "points", 0.5),
-    "C7": Claim("Morphological closing adds on top of multi-scale.", "IoU, with minus without", "points", 0.5),
+    "C5": Claim("DGL on Mixed_6e beats CAM.", "IoU, DGL minus CAM", "points", MARGIN),
+    "C6": Claim("Multi-scale input adds to DGL.", "IoU, with minus without", "points", MARGIN),
+    "C7": Claim("Morphological closing adds on top of multi-scale.", "IoU, with minus without", "points", MARGIN),
     "C8": Claim(
         "The two branches together beat either alone.",
         "IoU, both branches minus the better one alone",
         "points",
-        0.5,
+        MARGIN,
     ),
     "C9": Claim("No weight of the classifier changes.", "weights before and after, bit by bit", "holds or fails", None),
 }
@@ -154,8 +155,7 @@ def claim_row(
 def save_claims(folder: Path, notebook: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Write the rows of one notebook ("02") to ``folder/claims_02.csv`` and return them as a table."""
     table = pd.DataFrame(list(rows), columns=COLUMNS)
-    write_text(Path(folder) / f"claims_{notebook}.csv", table.to_csv(index=False, lineterminator="\n"))
-    return table
+    return write_table(Path(folder) / f"claims_{notebook}.csv", table)
 
 
 def claims_table(folder: Path) -> pd.DataFrame:
@@ -173,30 +173,6 @@ def claims_table(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).sort_values("claim", kind="stable", ignore_index=True)
 
 
-def claims_markdown(folder: Path) -> str:
-    """The table of claims as Markdown, one line a row: what was said, what was measured, the verdict."""
-    lines = []
-    for row in claims_table(folder).to_dict("records"):
-        effect, low, high = (f"{row[key]:+z.2f}" for key in ("measured", "low", "high"))
-        interval = f"{effect} [{low}, {high}] {row['unit']}"
-        measured = interval if row["low"] == row["low"] else ""  # NaN: nothing measured, or an identity
-        detail = "; ".join(part for part in (measured, row["detail"]) if part)
-        lines.append([row["claim"], row["says"], detail, str(row["n"] or ""), f"**{row['verdict']}**"])
-    return markdown(["", "the talk says", "measured, 95 % interval", "images", "verdict"], lines)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; ``|`` and line ends inside a cell are escaped."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in line) + " |" for line in lines)
-
-
 def deviations() -> pd.DataFrame:
     """Where this study departs from the paper and the released code, and why: columns topic, paper, code, ours, why."""
     return pd.read_csv(Path(__file__).with_name("deviations.csv"), keep_default_na=False)
-
-
-def deviations_markdown() -> str:
-    """The table of deviations as Markdown."""
-    table = deviations()
-    return markdown(["", "paper (its talk)", "released code", "ours", "why"], table.to_numpy().tolist())

@@ -1,4 +1,4 @@
-"""What a result says of its own making: parameters, versions, hashes, times, hardware; no path of any machine."""
+"""What a result says of its own making: parameters, versions, hashes, times, hardware. It holds no machine's paths."""
 
 from __future__ import annotations
 
@@ -17,16 +17,8 @@ import torch
 from dgl_lib.files import sha256, write_text
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "opencv-python-headless",
-    "safetensors",
-    "pandas",
-    "matplotlib",
-    "papermill",
-    "nbclient",
-    "ipykernel",
+    *("torch", "torchvision", "numpy", "opencv-python-headless", "safetensors", "pandas", "matplotlib"),
+    *("papermill", "nbclient", "ipykernel"),
 )
 
 
@@ -72,7 +64,7 @@ def _memory() -> float | None:
 def revision(root: Path) -> dict[str, Any]:
     """The git commit at ``root``, None outside a repository, and whether tracked files differ from it.
 
-    What stands in ``results`` does not count: each page that is made writes there.
+    What stands in ``results`` does not count: each run writes there.
     """
 
     def git(*arguments: str) -> str:
@@ -85,30 +77,32 @@ def revision(root: Path) -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 
-def write_manifest(folder: Path, facts: Mapping[str, Any]) -> Path:
-    """Write ``folder/manifest.json``: ``facts``, versions, hardware, and the SHA-256 of every other file of the run."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
-    manifest = {
-        **facts,
-        "versions": versions(),
-        "hardware": hardware(),
-        "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
-    }
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What ``folder/manifest.json`` says of each notebook, by its name; empty where there is none."""
     path = folder / "manifest.json"
-    write_text(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    return path
+    return json.loads(path.read_text(encoding="utf-8"))["notebooks"] if path.is_file() else {}
 
 
-def publish(stage: Path, target: Path) -> None:
-    """Move a finished run's files to ``target``; files that only the run before it made go, others stay."""
-    old = target / "manifest.json"
-    made_before = json.loads(old.read_text(encoding="utf-8"))["files"] if old.is_file() else {}
-    old.unlink(missing_ok=True)  # while files change, no manifest describes them
-    files = sorted((p for p in stage.rglob("*") if p.is_file()), key=lambda p: p.name == "manifest.json")
-    for name in set(made_before) - {p.relative_to(stage).as_posix() for p in files}:
-        (target / name).unlink(missing_ok=True)
-    for file in files:
-        place = target / file.relative_to(stage)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, place)
+def publish(stage: Path, target: Path, facts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Move what each notebook of a finished run made from ``stage/NAME`` to ``target``, and say so in its manifest.
+
+    Files that only the run of the same notebook before it had made go. What other notebooks made stays.
+
+    Args:
+        facts: what is known of each notebook's run, by the notebook's name.
+    """
+    entries = read_manifest(target)
+    same = {"versions": versions(), "hardware": hardware()}
+    for name, known in facts.items():
+        files = sorted(p for p in (stage / name).rglob("*") if p.is_file())
+        made = {p.relative_to(stage / name).as_posix(): sha256(p) for p in files}
+        for gone in set(entries.get(name, {}).get("files", {})) - set(made):
+            (target / gone).unlink(missing_ok=True)
+        for file in files:
+            place = target / file.relative_to(stage / name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+        entries[name] = {**known, **same, "files": made}
+    text = json.dumps({"notebooks": dict(sorted(entries.items()))}, indent=2, ensure_ascii=False)
+    write_text(target / "manifest.json", text + "\n")
     shutil.rmtree(stage)

@@ -25,10 +25,21 @@ VOLATILE = [
 ]
 
 
-def execute(source: Path, output: Path, parameters: Mapping[str, Any], *, cwd: Path, progress: bool = True) -> None:
-    """Run the notebook ``source`` with ``parameters`` in a fresh kernel whose folder is ``cwd``; clean what it leaves.
+def execute(
+    source: Path,
+    output: Path,
+    parameters: Mapping[str, Any],
+    *,
+    published: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> None:
+    """Run the notebook ``source`` with ``parameters`` in a fresh kernel, in its own folder; clean what it leaves.
 
-    ``output`` gets the executed notebook; two runs with equal outputs write equal bytes.
+    ``output`` gets the executed notebook. Two runs with equal outputs write equal bytes.
+
+    Args:
+        published: {text: text}; what stands in the cell of injected parameters instead once the run is published, such
+            as the results folder for the folder that the run wrote to.
 
     Raises:
         UserError: a cell raised, or the kernel died. ``output`` then holds the notebook up to that cell.
@@ -42,7 +53,7 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any], *, cwd: P
                 source,
                 output,
                 parameters=dict(parameters),
-                cwd=cwd,
+                cwd=source.parent,
                 progress_bar={"desc": source.stem, "leave": True} if progress else False,
                 extra_arguments=["--IPKernelApp.log_level=40"],  # its notes on sockets would tear the bar
                 coalesce_streams=True,  # how a stream falls into pieces depends on timing
@@ -52,16 +63,18 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any], *, cwd: P
         failure = f"{source.name}, cell [{error.exec_count}]: {error.ename}: {said}"
     except RuntimeError as error:  # nbclient's DeadKernelError
         failure = f"{source.name}: {error} (a kernel that dies has most often run out of memory)"
-    clean(output)
+    clean(output, published or {})
     if failure:
         raise UserError(failure)
 
 
-def clean(path: Path) -> None:
-    """Take out of an executed notebook what differs from run to run; outputs and execution counts stay."""
+def clean(path: Path, published: Mapping[str, str]) -> None:
+    """Take out of an executed notebook what differs from run to run. Outputs and execution counts stay."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell["id"] = "injected-parameters"  # papermill draws a random one
+            for text, instead in published.items():
+                cell["source"] = cell["source"].replace(text, instead)
     strip_output(notebook, keep_output=True, keep_count=True, keep_id=True, extra_keys=VOLATILE)
     write_text(path, nbformat.writes(notebook) + "\n")

@@ -1,74 +1,61 @@
-"""What README.md and results/README.md say of results: the text between ``<!-- begin: NAME -->`` and its end."""
+"""README's tables, made from the results: the text between ``<!-- begin: NAME -->`` and ``<!-- end: NAME -->``."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
-from dgl_lib import claims, paths
 from dgl_lib.errors import UserError
 from dgl_lib.files import write_text
+from dgl_lib.study import claims, paths
 
 BLOCK = re.compile(r"(<!-- begin: (?P<name>\S+) -->\n).*?(<!-- end: (?P=name) -->)", re.DOTALL)
+#: The data sets whose claims are shown, a column each.
+SHOWN = ("creatures", "pets")
 
 
-def block(name: str) -> str:
-    """The Markdown of one block: ``claims:PROFILE``, ``deviations``, ``table:PATH.csv`` or ``text:PATH.md`` in results.
-
-    Raises:
-        UserError: an unknown kind of block, or results that are not there.
-    """
-    kind, _, what = name.partition(":")
-    results = paths.project_root() / "results"
-    if kind == "claims":
-        if not list((results / what).glob("claims_*.csv")):
-            raise UserError(f"README block {name!r}: results/{what} holds no claims; run the study first")
-        return claims.claims_markdown(results / what)
-    if kind == "deviations":
-        return claims.deviations_markdown()
-    if kind in ("table", "text"):
-        if not (results / what).is_file():
-            raise UserError(f"README block {name!r}: no file results/{what}; make it first")
-        if kind == "text":
-            return (results / what).read_text(encoding="utf-8").rstrip("\n")
-        table = pd.read_csv(results / what, keep_default_na=False)
-        return claims.markdown(list(table.columns), [[_cell(v) for v in row] for row in table.itertuples(index=False)])
-    raise UserError(f"README block {name!r}; allowed: claims:PROFILE, deviations, table:PATH.csv, text:PATH.md")
+def found() -> pd.DataFrame:
+    """What was found: a row a claim, a column a data set, with the effect, its interval and the verdict."""
+    table = pd.DataFrame({"the talk says": {name: claim.says for name, claim in claims.CLAIMS.items()}})
+    for profile in SHOWN:
+        results = claims.claims_table(paths.project_root() / "results" / profile)
+        table[profile] = {row["claim"]: _cell(row) for row in results.to_dict("records")}
+    return table.rename_axis("").reset_index()
 
 
-def _cell(value: object) -> str:
-    return f"{value:z.3f}" if isinstance(value, float) else str(value)
+def _cell(row: dict) -> str:
+    measured = "" if pd.isna(row["low"]) else "{measured:+z.2f} [{low:+z.2f}, {high:+z.2f}] {unit}: ".format_map(row)
+    return f"{measured}**{row['verdict']}**"
+
+
+#: What fills each block.
+BLOCKS: dict[str, Callable[[], pd.DataFrame]] = {"found": found, "deviations": claims.deviations}
 
 
 def generated(text: str) -> str:
-    """``text`` with every block filled from the results.
-
-    Raises:
-        UserError: a begin without its end.
-    """
+    """``text`` with every block filled. UserError: a begin without its end, or a block of an unknown name."""
     begun = re.findall(r"<!-- begin: (\S+) -->", text)
-    found = [match["name"] for match in BLOCK.finditer(text)]
-    if begun != found:
-        lost = next(name for name in begun if name not in found)
-        raise UserError(f"README block {lost!r} has a begin without an end")
-    return BLOCK.sub(lambda match: f"{match[1]}{block(match['name'])}\n{match[3]}", text)
+    whole = [match["name"] for match in BLOCK.finditer(text)]
+    if lost := [name for name in begun if name not in whole]:
+        raise UserError(f"README block {lost[0]!r} has a begin without an end")
+    if unknown := [name for name in begun if name not in BLOCKS]:
+        raise UserError(f"README block {unknown[0]!r} is unknown; allowed: {', '.join(BLOCKS)}")
+    return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match['name']]().to_markdown(index=False)}\n{match[3]}", text)
 
 
 def update_readme(path: Path | None = None, *, check: bool = False) -> None:
-    """Fill the blocks of ``path`` (for None: README.md and results/README.md); with ``check`` write nothing.
+    """Fill the blocks of ``path``, README.md for None. With ``check`` write nothing.
 
     Raises:
-        UserError: with ``check``, a file is not what the results say.
+        UserError: with ``check``, the file is not what the results say.
     """
-    root = paths.project_root()
-    for file in [path] if path else [root / "README.md", root / "results" / "README.md"]:
-        text = file.read_text(encoding="utf-8")
-        new = generated(text)
-        if check and new != text:
-            pairs = zip(BLOCK.finditer(text), BLOCK.finditer(new), strict=True)
-            stale = ", ".join(a["name"] for a, b in pairs if a[0] != b[0])
-            raise UserError(f"{file.name} is not in step with results ({stale}); run: python -m dgl_lib readme")
-        if new != text:
-            write_text(file, new)
+    file = path or paths.project_root() / "README.md"
+    text = file.read_text(encoding="utf-8")
+    new = generated(text)
+    if check and new != text:
+        raise UserError(f"{file.name} is not in step with results; run: python -m dgl_lib readme")
+    if new != text:
+        write_text(file, new)

@@ -1,0 +1,23 @@
+"""The study: its parameters, its steps, its claims, and the runner that puts them together.
+
+A notebook needs ``check``, ``folder``, ``load``, ``part``, ``classifier`` and ``train_classifier``; see ``runner`` for
+the whole study.
+"""
+
+from dgl_lib.study import claims
+from dgl_lib.study.paths import folder, runs_folder, weights_source
+from dgl_lib.study.profile import Profile, check
+from dgl_lib.study.steps import classifier, load, part, train_classifier
+
+__all__ = [
+    "Profile",
+    "check",
+    "claims",
+    "classifier",
+    "folder",
+    "load",
+    "part",
+    "runs_folder",
+    "train_classifier",
+    "weights_source",
+]

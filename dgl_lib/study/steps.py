@@ -1,0 +1,124 @@
+"""The steps that notebooks and the runner share: the data, training a classifier, opening a trained one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock
+
+from dgl_lib import data as datasets
+from dgl_lib.data import Dataset, Shuffled, Subset
+from dgl_lib.data.creatures import Creatures
+from dgl_lib.errors import UserError
+from dgl_lib.files import sha256
+from dgl_lib.models import LAYERS, NETWORKS, Classifier, load_checkpoint
+from dgl_lib.study import paths
+from dgl_lib.study.profile import Profile
+from dgl_lib.training import Recipe, fit, pick_device
+
+FORMAT = 1  # raised when a change to the library makes earlier trainings wrong
+#: What determines a training beside the recipe.
+TRAINING = ("data", "network", "width", "weights", "train_count", "labels")
+#: Not named among a run's facts at these values: runs from before there was a choice are found again.
+AS_BEFORE = {"network": "spg_plain", "labels": "given"}
+
+
+@cache
+def load(data: str, split: str, skip: bool = False) -> Dataset:
+    """A whole split, kept between the steps of one study (creatures are drawn once)."""
+    return datasets.load(data, split, skip=skip)
+
+
+def part(data: str, split: str, per_class: int, skip: bool = False) -> Dataset:
+    """The first ``per_class`` images of each class of a split, 0 for all of them."""
+    return datasets.first_per_class(load(data, split, skip), per_class)
+
+
+def classifier(checkpoint: str, data: str, layers: Sequence[str] = ()) -> Classifier:
+    """The trained classifier that ``checkpoint`` names ("creatures" or a path below the project).
+
+    Raises:
+        UserError: its classes are not those of ``data``, or it lacks one of ``layers``.
+    """
+    model = load_checkpoint(paths.checkpoint_path(checkpoint))
+    if model.classes != (classes := load(data, "val").classes):
+        raise UserError(
+            f"checkpoint {checkpoint!r} knows {len(model.classes)} classes ({model.classes[0]}, ..), "
+            f"{data!r} has {len(classes)} ({classes[0]}, ..)"
+        )
+    check_layers(model.architecture, layers)
+    return model
+
+
+def check_layers(network: str, layers: Sequence[str]) -> None:
+    """UserError at the first layer that ``network`` lacks."""
+    known = [layer.name for layer in LAYERS[network]]
+    if missing := [layer for layer in layers if layer not in known]:
+        raise UserError(f"layers: {missing[0]!r} given, which {network} lacks; allowed: {', '.join(known)}")
+
+
+def train_classifier(profile: Profile, *, progress: bool = False) -> Path:
+    """Train a classifier from image labels alone, or find it trained, or resume it; return its checkpoint.
+
+    The run's folder, ``results/.runs/DATA-HASH``, is named by the hash of all that determines the result: parameters,
+    data, starting weights, kind of device, format version. ``history.csv`` stands beside the checkpoint.
+    """
+    checkpoint, train, val, facts = _training(profile)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(checkpoint.with_name(".lock")):  # whoever comes second waits, and finds it trained
+        if not checkpoint.is_file():
+            with torch.random.fork_rng():
+                torch.manual_seed(profile.seed)
+                weights = paths.weights_source(profile.weights)
+                model = NETWORKS[profile.network](len(train.classes), width=profile.width, weights=weights)
+            fit(model, train, val, checkpoint.parent, profile, facts=facts, progress=progress)
+    return checkpoint
+
+
+def is_trained(profile: Profile) -> bool:
+    """Whether ``train_classifier`` would find this profile's classifier trained."""
+    return _training(profile)[0].is_file()
+
+
+def _training(profile: Profile) -> tuple[Path, Dataset, Dataset, dict[str, Any]]:
+    """Where a training's checkpoint lies, its images (train, val), and the facts that determine its result."""
+    train = _training_part(profile.data, profile.train_count, profile.skip_unreadable)
+    val = load(profile.data, "val", profile.skip_unreadable)
+    if profile.labels == "shuffled":
+        train = Shuffled(train, profile.seed)
+    weights = paths.weights_source(profile.weights)
+    given = profile.model_dump(include={*TRAINING, *Recipe.model_fields})
+    facts = {name: value for name, value in given.items() if AS_BEFORE.get(name) != value} | {
+        "weights": sha256(weights) if isinstance(weights, Path) else weights,
+        "device": pick_device(profile.device).type,
+        "data_sha256": {"train": train.digest, "val": val.digest},
+        "format": FORMAT,
+    }
+    return run_folder(facts) / "classifier.safetensors", train, val, facts
+
+
+def run_folder(facts: Mapping[str, Any]) -> Path:
+    """The folder of the training that these facts determine."""
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    return paths.runs_folder() / f"{facts['data']}-{key}"
+
+
+def _training_part(data: str, count: int, skip: bool) -> Dataset:
+    """``count`` images of the training split, the classes as even as they come; 0 means all."""
+    train = load(data, "train", skip)
+    if count > len(train):
+        raise UserError(f"train_count: {count} given, 0 (all) to {len(train)} allowed")
+    if count in (0, len(train)):
+        return train
+    if isinstance(train, Creatures):  # class i mod n is image i, and those beyond the count need not be drawn
+        return Creatures("train", count)
+    place = pd.Series(train.labels).groupby(train.labels).cumcount().to_numpy()  # first of its class, second, ...
+    return Subset(train, sorted(np.argsort(place, kind="stable")[:count].tolist()))

@@ -1,0 +1,276 @@
+"""The tables that notebooks 05 to 08 read. They need the network, several networks, or hours; the notebooks do not.
+
+Whatever takes long is kept below ``results/.runs`` under a name made of all that determines it, so that a run that
+broke off goes on where it stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dgl_lib import evaluate
+from dgl_lib.data import Dataset, Subset
+from dgl_lib.evaluate import EFFECTS, Maps, Scores, controls, faithfulness, treatments
+from dgl_lib.evaluate.boxes import box_scores, box_table, sizes, with_object
+from dgl_lib.evaluate.compare import gradient_share, log_p_c
+from dgl_lib.evaluate.mistakes import mistakes
+from dgl_lib.evaluate.normalisation import normalisations, normalised, sweep
+from dgl_lib.files import write_table
+from dgl_lib.localize import METHODS
+from dgl_lib.metrics import bootstrap, iou
+from dgl_lib.models import LAYER, LAYERS, NETWORKS, Classifier, load_checkpoint
+from dgl_lib.study import paths, steps
+from dgl_lib.study.profile import Profile
+
+#: Trainings compared: the profile's seed and the next ones.
+SEEDS = 3
+#: Test images at the most, for insertion and deletion; all of other data. At pets' size 450 passes an image take half a
+#: minute of one core where bfloat16 is fast, and minutes where it is not.
+FAITHFUL = {"pets": 50}
+#: Test images for the randomised weights: a dozen networks see each; a correlation varies little between images.
+RANDOMISED = {"creatures": 40, "pets": 12}
+#: Significant digits of tables that hold a row an image, from which notebooks compute.
+IMAGES = 12
+
+
+class Measured:
+    """A profile's network, its validation and test images, the raw maps of every method on every layer, their scores.
+
+    Everything is made when first asked for, and found again where it was kept.
+    """
+
+    def __init__(self, profile: Profile, progress: bool):
+        self.profile, self.folder, self.progress = profile, paths.runs_folder(), progress
+        self.options: dict[str, Any] = profile.localizing | {"folder": self.folder, "progress": progress}
+        self.model = steps.classifier(profile.checkpoint, profile.data, [*profile.layers, profile.layer])
+        counts = (("val", profile.val_per_class), ("test", profile.test_per_class))
+        self.val, self.test = (steps.part(profile.data, s, n, profile.skip_unreadable) for s, n in counts)
+        self.val_maps, self.maps = (evaluate.every_map(self.model, part, **self.options) for part in self.parts)
+        self.val_scores, self.scores = self.score(self.val, self.val_maps), self.score(self.test, self.maps)
+
+    @property
+    def parts(self) -> tuple[Dataset, Dataset]:
+        return self.val, self.test
+
+    def score(self, part: Dataset, maps: Maps, **options: Any) -> Scores:
+        """Scores of one scale without closing, kept on disk."""
+        return evaluate.score(part, {1.0: maps}, folder=self.folder, progress=self.progress, **options)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """``report`` of every method on every layer, at one scale and without closing."""
+        return evaluate.report(self.val_scores, self.scores).drop(columns=["scales", "kernel"])
+
+    @property
+    def images(self) -> pd.DataFrame:
+        return evaluate.image_table(self.val_scores, self.scores, self.test.classes)
+
+    def accuracy(self, maps: Maps) -> float:
+        """Images classified right, percent; the maps must be those of the images' own classes."""
+        return 100 * float((maps.logits.argmax(1) == maps.classes).mean())
+
+
+def comparison(profile: Profile, folder: Path, progress: bool) -> None:
+    """05: every method on every layer. Scores, every image's scores, recall of the parts, DGL's two terms, pictures."""
+    it = Measured(profile, progress)
+    scores, images = it.table, it.images
+    chosen = evaluate.choose_layers(scores, images)
+    place = {name: i for i, name in enumerate(it.test.names)}
+    maps = it.maps.at([place[name] for name in it.scores.names])  # images without an object have no scores
+    predicted = [it.test.classes[k] for k in maps.logits.argmax(1)]
+    images.insert(3, "predicted", predicted)
+    images.insert(4, "log_p_c", log_p_c(maps, it.scores.labels))
+    write_table(folder / "05_scores.csv", scores)
+    write_table(folder / "05_images.csv", images, digits=IMAGES)
+    write_table(folder / "05_parts.csv", _parts(it, chosen))
+    shares = []
+    for layer in (layer for method, layer in maps.maps if method == "dgl"):
+        share = bootstrap(100 * gradient_share(maps.maps["dgl", layer], maps.maps["gradient_term", layer]))
+        shares.append({"layer": layer, **share.row()})
+    write_table(folder / "05_gradient_share.csv", pd.DataFrame(shares))
+
+
+def _parts(it: Measured, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Recall of part and rest and precision of each chosen row, and "gap", part minus rest, paired; ``where`` from."""
+    columns = ["method", "layer", "measure", "mean", "low", "high", "images", "where"]
+    if not (it.val_scores.has_part.any() or it.scores.has_part.any()):
+        return pd.DataFrame(columns=columns)
+    known, where = evaluate.with_parts(it.val_scores, it.scores)
+    rows: list[dict[str, Any]] = chosen[["method", "layer"]].to_dict("records")  # type: ignore[assignment]
+    gaps = []
+    for row in rows:
+        part, rest = (evaluate.per_image(it.val_scores, known, row, f"recall_{name}") for name in ("part", "rest"))
+        gaps.append({**row, "measure": "gap", **bootstrap(part - rest).row()})
+    found = evaluate.recalls(it.val_scores, known, rows)
+    return pd.concat([found, pd.DataFrame(gaps)], ignore_index=True).assign(where=where)[columns]
+
+
+def scoring(profile: Profile, folder: Path, progress: bool) -> None:
+    """06: box scores beside mask scores, sizes, thresholds, normalisations, and what the usual mistakes add."""
+    it = Measured(profile, progress)
+    both = (it.val_scores, it.scores)
+    chosen = evaluate.choose_layers(it.table, it.images)
+    rows: list[dict[str, Any]] = chosen[["method", "layer"]].to_dict("records")  # type: ignore[assignment]
+    pairs = [(row["method"], row["layer"]) for row in rows if row["layer"]]
+    every = zip(it.parts, (it.val_maps, it.maps), both, strict=True)
+    there = [with_object(part, {1.0: maps.only(pairs)}, scores) for part, maps, scores in every]
+    found = [box_scores(part, maps, rows, it.folder, progress=progress) for part, maps in there]
+    write_table(folder / "06_boxes.csv", box_table(chosen, found[0], found[1], both))
+    at_input = [it.score(part, maps[1.0], size=profile.image_size) for part, maps in there]
+    by_size = {"photograph's own": both, "input": (at_input[0], at_input[1])}
+    write_table(folder / "06_sizes.csv", sizes(by_size, rows))
+    curves = []
+    for row in rows:
+        val, test = (100 * iou(scores.find(**row)).mean(0) for scores in both)
+        curves.append(pd.DataFrame({**row, "threshold": range(256), "val": val, "test": test}))
+    write_table(folder / "06_curves.csv", pd.concat(curves, ignore_index=True), digits=IMAGES)
+    normal = [normalised(part, maps[1.0], pairs, it.folder, progress=progress) for part, maps in there]
+    swept = sweep(normal[0], normal[1], pairs)
+    write_table(folder / "06_percentiles.csv", swept)
+    write_table(folder / "06_normalisation.csv", normalisations(swept, normal[1], chosen))
+
+    scale_sets, kernels = treatments.scale_sets(profile.scales), treatments.closing_kernels(profile.kernels)
+    settings = [((1.0,), 0.0), *((s, 0.0) for s in scale_sets), *(((1.0,), k) for k in kernels)]
+    two = [("cam", it.model.layers[-1].name), ("dgl", profile.layer)]
+    scaled = {"layer": profile.layer, "methods": profile.ablation_methods, "scales": profile.scales, **it.options}
+    by_scale = [evaluate.maps_of_scales(it.model, part, **scaled) for part in it.parts]
+    kept = partial(evaluate.score, folder=it.folder, progress=progress)
+    treated = [
+        kept(part, {scale: maps.only(two) for scale, maps in scales.items()}, settings)
+        for part, scales in zip(it.parts, by_scale, strict=True)
+    ]
+    write_table(folder / "06_mistakes.csv", mistakes(*both, it.table, chosen, (treated[0], treated[1])))
+
+
+def control(profile: Profile, folder: Path, progress: bool) -> None:
+    """07: wrong class, other weights, low confidence; insertion, deletion and randomised weights; maps of three images.
+
+    The network of shuffled labels is trained for the creatures, which takes minutes. Of other data it is used where
+    notebook 08's tables trained it.
+    """
+    it = Measured(profile, progress)
+    chosen = evaluate.select(it.table[it.table["layer"] != ""])
+    cam_layer = it.model.layers[-1].name
+    fixed = [(m, cam_layer if m == "cam" else profile.layer) for m in chosen["method"]]
+    pairs = list(dict.fromkeys([*fixed, *zip(chosen["method"], chosen["layer"], strict=True)]))
+    asked: dict[str, Any] = {
+        "layers": sorted({layer for _, layer in pairs}),
+        "methods": sorted({method for method, _ in pairs}),
+    }
+
+    def localized(network: Classifier, part: Dataset, classes: list[int] | None = None) -> Maps:
+        return evaluate.raw_maps(network, part, classes=classes, **asked, **it.options).only(pairs)
+
+    maps = it.maps.only(pairs)
+    right = controls.Measured(it.val_scores, it.score(it.test, maps), maps)
+    other = controls.strongest_other(maps.logits, it.test.labels)
+    wrong = localized(it.model, it.test, other.tolist())
+    measured = {controls.RIGHT: right}
+    measured[controls.WRONG] = controls.Measured(it.val_scores, it.score(it.test, wrong), wrong)
+    for name, network in _other_networks(profile, it.model, progress).items():
+        val, test = (localized(network, part) for part in it.parts)
+        measured[name] = controls.Measured(it.score(it.val, val), it.score(it.test, test), test)
+    p_c = torch.from_numpy(maps.logits).softmax(1).numpy()[np.arange(len(it.test)), it.test.labels]
+    p_c = p_c[np.isin(it.test.names, right.test.names)]
+    lines = [line for name, one in measured.items() for line in controls.compare(name, one, right)]
+    table = pd.DataFrame(lines + controls.compare_confidence(right, p_c))
+    write_table(folder / "07_controls.csv", table)
+    accuracy = {
+        name: 100 * float((one.maps.logits.argmax(1) == it.test.labels).mean()) for name, one in measured.items()
+    }
+    del accuracy[controls.WRONG]
+    networks = pd.DataFrame({"network": list(accuracy), "test_accuracy": list(accuracy.values())})
+    write_table(folder / "07_networks.csv", networks)
+    _faithful(it, folder)
+
+
+def _other_networks(profile: Profile, model: Classifier, progress: bool) -> dict[str, Classifier]:
+    """The control networks by name: untrained, its head fresh (with ``weights``), trained on shuffled labels."""
+    found = {"untrained": controls.untrained(model, None, profile.seed + 1)}
+    if (weights := paths.weights_source(profile.weights)) is not None:
+        found["fresh head"] = controls.untrained(model, weights, profile.seed + 1)
+    shuffled = profile.model_copy(update={"labels": "shuffled"})
+    if profile.data == "creatures" or steps.is_trained(shuffled):
+        found["shuffled labels"] = load_checkpoint(steps.train_classifier(shuffled, progress=progress))
+    return found
+
+
+def _faithful(it: Measured, folder: Path) -> None:
+    """Insertion, deletion and randomised weights, of each method on the layer with its best validation IoU."""
+    profile, data = it.profile, it.profile.data
+    table = evaluate.select(it.table[it.table["method"].isin(METHODS)]).set_index("method").loc[list(METHODS)]
+    best = {(str(method), row["layer"]): row["val_iou"] for method, row in table.iterrows()}
+    shown = faithfulness.in_turn(it.test.labels, FAITHFUL.get(data, len(it.test)))
+    part, maps = Subset(it.test, shown), {pair: it.maps.maps[pair][shown] for pair in best}
+    kept: dict[str, Any] = {"folder": it.folder, "progress": it.progress}
+    found = faithfulness.all_curves(it.model, part, maps, profile.localizing, resize=profile.resize, **kept)
+    write_table(folder / "07_auc.csv", faithfulness.auc_table(found, best))
+    write_table(folder / "07_curves.csv", faithfulness.curves_table(found))
+    dgl = next(m for (method, _), m in maps.items() if method == "dgl")
+    rounded = faithfulness.rounding(it.model, part, dgl, profile.resize, profile.device)
+    write_table(folder / "07_precision.csv", rounded)
+    few = Subset(it.test, faithfulness.in_turn(it.test.labels, RANDOMISED.get(data, 12)))
+    random = faithfulness.randomisation(it.model, few, profile.layer, profile.localizing, **kept)
+    write_table(folder / "07_randomisation.csv", random)
+
+
+def trainings(profile: Profile, folder: Path, progress: bool) -> None:
+    """08: the same recipe with other seeds, and with the other two networks. Scores, gains, effects image by image."""
+    seeds, networks, effects = [], [], []
+    for seed in range(profile.seed, profile.seed + SEEDS):
+        it, accuracy = _trained(profile, progress, seed=seed)
+        seeds.append(it.table.assign(seed=seed, **accuracy))
+        effects += _effects(it, f"seed {seed}")
+    tables: dict[str, list[pd.DataFrame]] = {"network_scores": [], "network_chosen": [], "network_gains": []}
+    for network in NETWORKS:
+        own = {"network": network, "layers": [layer.name for layer in LAYERS[network]], "layer": LAYER[network]}
+        it, accuracy = _trained(profile, progress, **own)
+        scores, images = it.table, it.images
+        chosen = evaluate.choose_layers(scores, images)
+        gains = evaluate.gains(chosen, images, it.profile.layer)
+        facts = {"network": network, "layer": it.profile.layer, "cam_layer": it.model.layers[-1].name}
+        networks.append(facts | {"layers": len(it.profile.layers), "images": len(images), **accuracy})
+        for name, table in zip(tables, (scores, chosen, gains), strict=True):
+            table.insert(0, "network", network)
+            tables[name].append(table)
+        effects += _effects(it, network)
+    steps.train_classifier(profile.model_copy(update={"labels": "shuffled"}), progress=progress)  # for notebook 07
+    columns = ["seed", "method", "layer", "threshold", "val_iou", "iou", "low", "high", "accuracy_val", "accuracy_test"]
+    write_table(folder / "08_seeds.csv", pd.concat(seeds, ignore_index=True)[columns])
+    write_table(folder / "08_effects_by_image.csv", pd.DataFrame(effects), digits=IMAGES)
+    write_table(folder / "08_networks.csv", pd.DataFrame(networks))
+    for name, several in tables.items():
+        write_table(folder / f"08_{name}.csv", pd.concat(several, ignore_index=True))
+
+
+def _trained(profile: Profile, progress: bool, **changes: Any) -> tuple[Measured, dict[str, float]]:
+    """The profile with these changes, its classifier trained or found trained, measured; accuracies in percent."""
+    own = profile.model_copy(update=changes)
+    checkpoint = steps.train_classifier(own, progress=progress).relative_to(paths.project_root()).as_posix()
+    it = Measured(own.model_copy(update={"checkpoint": checkpoint}), progress)
+    return it, {"accuracy_val": it.accuracy(it.val_maps), "accuracy_test": it.accuracy(it.maps)}
+
+
+def _effects(it: Measured, run: str) -> list[dict[str, Any]]:
+    """The effects behind the claims, a row an image: run, claim, effect, image (its number), value (points)."""
+    found = evaluate.effects(it.val_scores, it.scores, it.profile.layer, it.profile.layers)
+    return [
+        {"run": run, "claim": EFFECTS[name], "effect": name, "image": i, "value": value}
+        for name, values in found.items()
+        for i, value in enumerate(values)
+    ]
+
+
+TABLES: dict[str, Callable[[Profile, Path, bool], None]] = {
+    "05": comparison,
+    "06": scoring,
+    "07": control,
+    "08": trainings,
+}
