@@ -1,35 +1,35 @@
-# make study                      the whole study on the embedded data   -> results/creatures
+# make study                      notebooks 01 to 04 on the embedded data -> results/creatures
 # make study PROFILE=pets         the same on Oxford-IIIT Pet photographs -> results/pets
-# make comparison                 a page of its own in results/PROFILE, from the same networks; so do
-#                                 make scores, make controls, make seeds, make architectures, make faithfulness
+# make study NOTEBOOKS=all        the other four notebooks too; NOTEBOOKS=05 one of them
 # make test                       everything continuous integration checks
 # make peers                      agreement with TorchCAM and pytorch-grad-cam, and timm's networks
 #
-# EVERYTHING=1 and SHOW_PHOTOS=1, on the command line or in the environment, reach the study as they are.
+# SET="alpha=5 test_per_class=0" puts other values over the profile's.
 # PYTHON=python3.13 makes the environment with another Python, VENV=path puts it (or takes it) elsewhere.
 
-PROFILE ?= creatures
-PYTHON  ?= python3
-VENV    ?= .venv
-JOBS    ?= 2
+PROFILE   ?= creatures
+NOTEBOOKS ?=
+SET       ?=
+PYTHON    ?= python3
+VENV      ?= .venv
+JOBS      ?= 2
 
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.dgl-installed
+ONLY  := $(if $(filter all,$(NOTEBOOKS)),--all,$(addprefix --only ,$(NOTEBOOKS)))
 
-.PHONY: study comparison scores controls seeds architectures faithfulness test peers notebooks lab env clean
+.PHONY: study test peers notebooks lab env clean
 
 study: env
-	$(PY) -m dgl_lib study $(PROFILE)
-
-comparison scores controls seeds architectures faithfulness: env
-	$(PY) -m dgl_lib $@ $(PROFILE)
+	$(PY) -m dgl_lib study $(PROFILE) $(ONLY) $(addprefix --set ,$(SET))
 
 # One pytest session for tests and notebooks: loadscope keeps the cells of a notebook together and in order.
 test: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest tests --nbval --nbval-current-env notebooks -n $(JOBS) --dist loadscope
+	$(VENV)/bin/lint-imports --no-cache
+	$(PY) -m pytest --nbval --nbval-current-env tests dgl_lib notebooks -n $(JOBS) --dist loadscope
 
 # Without what they ask for themselves: that is installed already, in our versions.
 peers: env
@@ -56,6 +56,6 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 
 # Committed results and downloaded data stay.
 clean:
-	rm -rf .venv results/.quick results/.runs results/.photos
+	rm -rf .venv results/.[a-z]*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find dgl_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
