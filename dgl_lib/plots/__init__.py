@@ -1,1 +1,1 @@
-"""Every figure of the notebooks, one module a notebook; ``style`` holds what they share."""
+"""Few drawing functions, each used by several notebooks: ``maps`` in a grid, and ``charts`` of tidy tables."""

@@ -1,59 +1,59 @@
-"""What every figure shares: type sizes, colour maps, how maps, photographs and outlines are drawn, how it is saved."""
+"""What every figure shares: type sizes, names and colours, how maps, photographs and outlines are drawn and saved."""
 
 from __future__ import annotations
 
 import io
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
+from torch.nn import functional as F
 
 from dgl_lib.data.records import Record
 
 #: Perceptual maps: one for localization maps in 0..1, one for signed values around 0.
 MAP, SIGNED = "magma", "RdBu_r"
-#: One colour a method, the same in every figure.
-COLOURS = {
-    "cam": "#7f7f7f",
-    "grad_cam": "#bcbd22",
-    "grad_cam_signed": "#9467bd",
-    "grad_cam_pp": "#8c564b",
-    "layer_cam": "#17becf",
-    "pixel_selection": "#1f77b4",
-    "enhanced_map": "#ff7f0e",
-    "sgl_g1": "#e377c2",
-    "sgl_g2": "#8da0cb",
-    "features": "#c7c7c7",
-    "gradient_term": "#2ca02c",
-    "dgl": "#d62728",
-    "fused_mean": "#2ca02c",
-    "fused_max": "#98df8a",
-    "whole_image": "#bbbbbb",
-    "centred_gaussian": "#999999",
+#: Ground, rest of the object, telling part, pixels that no score counts.
+REGIONS = ListedColormap(["#26203a", "#8f6fb0", "#ffd166", "#b8b8b8"])
+#: Every method's name as readers know it, and its one colour.
+METHODS = {
+    "cam": ("CAM", "#7f7f7f"),
+    "grad_cam": ("Grad-CAM", "#bcbd22"),
+    "grad_cam_signed": ("Grad-CAM (signed)", "#9467bd"),
+    "grad_cam_pp": ("Grad-CAM++", "#8c564b"),
+    "layer_cam": ("LayerCAM", "#17becf"),
+    "pixel_selection": ("pixel selection (branch 2)", "#1f77b4"),
+    "enhanced_map": ("enhanced map (branch 1)", "#ff7f0e"),
+    "sgl_g1": ("SGL-G1", "#e377c2"),
+    "sgl_g2": ("SGL-G2", "#8da0cb"),
+    "features": ("plain features", "#c7c7c7"),
+    "gradient_term": ("gradient term (alone)", "#2ca02c"),
+    "dgl": ("DGL (both branches)", "#d62728"),
+    "fused_mean": ("mean of the branches", "#2ca02c"),
+    "fused_max": ("maximum of the branches", "#98df8a"),
+    "whole_image": ("whole image", "#bbbbbb"),
+    "centred_gaussian": ("centred Gaussian", "#999999"),
+    "random_order": ("random order", "#000000"),
 }
-#: Names as readers know them.
-NAMES = {
-    "cam": "CAM",
-    "grad_cam": "Grad-CAM",
-    "grad_cam_signed": "Grad-CAM (signed)",
-    "grad_cam_pp": "Grad-CAM++",
-    "layer_cam": "LayerCAM",
-    "pixel_selection": "pixel selection (branch 2)",
-    "enhanced_map": "enhanced map (branch 1)",
-    "sgl_g1": "SGL-G1",
-    "sgl_g2": "SGL-G2",
-    "features": "plain features",
-    "gradient_term": "gradient term (alone)",
-    "dgl": "DGL (both branches)",
-    "fused_mean": "mean of the branches",
-    "fused_max": "maximum of the branches",
-    "whole_image": "whole image",
-    "centred_gaussian": "centred Gaussian",
-}
+MEASURES = {"iou": "IoU", "recall_rest": "recall of the rest", "recall_part": "recall of the telling part"}
+MARKS = {"chosen": "chosen on validation", "peak": "peak on test", "test_peak": "peak on test"}
+NAMES = {method: text for method, (text, _) in METHODS.items()} | MEASURES | MARKS
+VERDICTS = {"gains": "#2166ac", "loses": "#b2182b", "level": "#333333", "undecided": "#999999"}
+CLAIMS = {"reproduced": "#2ca02c", "not reproduced": "#d62728"}
+CONTROLS = {"right class": "#000000", "wrong class": "#d62728", "untrained": "#1f77b4", "shuffled labels": "#ff7f0e"}
+#: Light to dark, as more is done to a map.
+TREATMENTS = {"none": "#c7c7c7", "MC": "#fdae6b", "MS": "#6baed6", "MS+MC": "#08519c"}
+COLOURS = {method: colour for method, (_, colour) in METHODS.items()} | VERDICTS | CLAIMS | CONTROLS | TREATMENTS
+#: Lines of baselines are broken, those of methods are not.
+LINES = {"whole_image": ":", "centred_gaussian": "--", "random_order": ":", "features": "--", "a guess": ":"}
 
 
 def use_style() -> None:
@@ -74,19 +74,14 @@ def use_style() -> None:
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure, inches: from pyplot, so that a notebook can show it, and closed, so that it does so once."""
-    empty = plt.figure(figsize=(width, height))
+    """An empty figure, sizes in inches. It comes from pyplot and is closed, so a notebook shows it exactly once."""
+    empty = plt.figure(figsize=(width, height), layout="constrained")
     plt.close(empty)
     return empty
 
 
-def name(method: str) -> str:
-    """A method's name as readers know it."""
-    return NAMES.get(method, method)
-
-
 def save(figure: Figure, folder: Path, name: str) -> Figure:
-    """Write ``figure`` to ``folder/NAME.png`` in 256 colours, a quarter of the size, software unnamed."""
+    """Write ``figure`` to ``folder/NAME.png`` in 256 colours, a quarter of the size, without the software's name."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     plt.close(figure)  # else a notebook would draw it once more at the end of the cell
@@ -94,42 +89,82 @@ def save(figure: Figure, folder: Path, name: str) -> Figure:
     return figure
 
 
+def name(key: object, width: int = 80) -> str:
+    """A method, baseline or measure as readers know it, any other value as text; in lines of at most ``width``."""
+    text = f"{key:g}" if isinstance(key, float) else NAMES.get(str(key), str(key))
+    return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
+
+
+def colours(keys: Iterable[object]) -> dict[str, str]:
+    """A colour for each key: its own in ``COLOURS``, else the next of a palette safe for the colour-blind."""
+    names = list(dict.fromkeys(map(str, keys)))
+    spare = iter(sns.color_palette("colorblind", len(names)).as_hex())
+    return {key: COLOURS[key] if key in COLOURS else next(spare) for key in names}
+
+
 def bare(axes: Axes) -> Axes:
-    """A panel without ticks and frame: for pictures."""
+    """A panel without ticks and frame, for pictures."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
     return axes
 
 
-def show_photo(axes: Axes, record: Record, pixels: bool) -> None:
+def show_photo(axes: Axes, record: Record, pixels: bool, weight: float = 1.0) -> None:
     """The image where its pixels may be shown, else an empty panel of its shape; the object's outline in both cases.
 
-    Photographs of real data belong to their authors: ``pixels`` is True for drawn data, or on request only.
+    Photographs belong to their authors. ``pixels`` is True for drawn data, or where the user asks for it.
     """
     height, width = record.image.shape[:2]
     shown = record.image if pixels else np.full((height, width, 3), 240, np.uint8)
     bare(axes).imshow(shown, extent=(0, width, height, 0))
-    outline(axes, record)
+    outline(axes, record, weight)
 
 
-def show_map(axes: Axes, m: np.ndarray, record: Record, cmap: str = MAP, symmetric: bool = False) -> None:
-    """A map as the layer gives it, one square a cell (nothing finer is shown), over the image's extent, with outline.
+def show_map(
+    axes: Axes,
+    m: np.ndarray,
+    record: Record,
+    *,
+    signed: bool = False,
+    limit: float | None = None,
+    weight: float = 1.0,
+) -> None:
+    """A map (h, w) over the image's extent with the object's outline, one square a cell and nothing finer.
 
-    The colours span the map's own minimum and maximum, or with ``symmetric`` lie evenly around 0.
+    Args:
+        signed: colours lie evenly around 0, from -limit to limit.
+        limit: end of the colours. Without it they span the map's own minimum and maximum.
+        weight: of the outline; below 1 for small panels.
     """
     height, width = record.image.shape[:2]
-    limit = float(np.abs(m).max()) or 1.0
-    low, high = (-limit, limit) if symmetric else (float(m.min()), float(m.max()))
-    bare(axes).imshow(m, cmap, vmin=low, vmax=high, extent=(0, width, height, 0), interpolation="nearest")
-    outline(axes, record)
+    high = float(np.abs(m).max() if signed else m.max()) if limit is None else limit
+    low = -high if signed else 0.0 if limit is not None else float(m.min())
+    image = bare(axes).imshow(m, SIGNED if signed else MAP, extent=(0, width, height, 0), interpolation="nearest")
+    image.set_clim(low, high if high > low else low + 1)
+    outline(axes, record, weight)
 
 
-def outline(axes: Axes, record: Record, colour: str = "white") -> None:
+def show_masks(axes: Axes, record: Record) -> None:
+    """What scores see of an image: ground, rest of the object, telling part and pixels not scored."""
+    regions = np.zeros(record.image.shape[:2], np.uint8)
+    for value, pixels in ((1, record.mask), (2, record.part), (3, record.ignore)):
+        if pixels is not None:
+            regions[pixels] = value
+    bare(axes).imshow(regions, REGIONS, vmin=-0.5, vmax=3.5, interpolation="nearest")
+
+
+def outline(axes: Axes, record: Record, weight: float = 1.0) -> None:
     """The object's outline, and the telling part's as a dotted line where it is known."""
     for mask, line in ((record.mask, "solid"), (record.part, "dotted")):
         if mask is not None and mask.any() and not mask.all():
             height, width = mask.shape
             grid = np.arange(width) + 0.5, np.arange(height) + 0.5
-            axes.contour(*grid, mask, levels=[0.5], colors="black", linewidths=1.6, linestyles=line)
-            axes.contour(*grid, mask, levels=[0.5], colors=colour, linewidths=0.8, linestyles=line)
+            for colour, thick in (("black", 1.6), ("white", 0.8)):
+                axes.contour(*grid, mask, levels=[0.5], colors=colour, linewidths=thick * weight, linestyles=line)
+
+
+def at_most(m: np.ndarray, cells: int) -> np.ndarray:
+    """The map (h, w), averaged down to ``cells`` a side where it is finer: what may be shown of a photograph."""
+    size = min(m.shape[0], cells), min(m.shape[1], cells)
+    return F.interpolate(torch.as_tensor(m)[None, None].float(), size=size, mode="area")[0, 0].numpy()

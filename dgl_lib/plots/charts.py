@@ -1,0 +1,289 @@
+"""Charts of tidy tables: forest, by layer, curves, heat.
+
+The caller computes the numbers and writes the words. A chart takes one table, a row a dot, and names of its columns:
+``value`` is what is drawn, ``low`` and ``high`` are the ends of its interval (NaN or absent where there is none), and
+``panel`` tells the panels apart. Lines are named by one column or several, as ("method", "layer").
+``levels`` are rows with the columns method, ``value`` and perhaps ``panel``, drawn as black lines across the panel.
+``margin`` is the half width of a grey band around 0; 0 draws the line alone.
+``margin``, ``xlabel`` and ``ylabel`` are one value, or a mapping from panel to value where panels differ. Panels share
+the axis of the values where ``margin`` (forest) or ``ylabel`` (by layer, curves) is one for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from dgl_lib.plots import style
+
+LAYERS = "layer, from the input (left) to the output (right)"
+MARKERS = "os^Dvp*X"
+INK, FRAME = "#333333", "#d62728"
+Columns = str | Sequence[str]
+
+
+def forest(
+    table: pd.DataFrame,
+    *,
+    y: Columns = "method",
+    value: str = "mean",
+    panel: str | None = None,
+    hue: str | None = None,
+    colour: str | None = None,
+    group: str | None = None,
+    peak: str | None = None,
+    note: str | None = None,
+    levels: pd.DataFrame | None = None,
+    margin: float | Mapping | None = None,
+    title: str = "",
+    xlabel: str | Mapping = "",
+) -> Figure:
+    """Dots with intervals, the first row on top.
+
+    Args:
+        y: names the lines. Panels whose lines differ get labels of their own.
+        hue: column of runs or controls, which lie side by side on a line and have a marker each.
+        colour: column that colours the dots, as "verdict"; without it ``hue``, else the method's colour.
+        group: column whose change leaves a gap between lines.
+        peak: column of a second value, drawn as an open circle.
+        note: column of words to the right of the interval.
+    """
+    table = table.assign(_line=_labels(table, y), _group=table[group] if group else "")
+    key = colour or hue or (y if isinstance(y, str) else y[0])
+    known = style.COLOURS if not (colour or hue) else style.colours(table[key])
+    hues = list(dict.fromkeys(table[hue])) if hue else [None]
+    parts = _parts(table, panel)
+    orders = [list(dict.fromkeys(zip(one["_group"], one["_line"], strict=True))) for _, one in parts]
+    longest = max(orders, key=len)
+    shared = all(set(order) <= set(longest) for order in orders)
+    labels = 0.075 * max(map(len, "\n".join(table["_line"]).split("\n"))) * (1 if shared else len(parts))
+    wide, high = labels + max(5.0, 2.4 * len(parts)), 0.22 * len(longest) * (1 + len(hues) / 3) + 1.9
+    figure = style.figure(min(11.5, wide), high)
+    axes = figure.subplots(1, len(parts), sharex=_of(margin, "", None) is not None, sharey=shared, squeeze=False)[0]
+    for ax, (name, one), own in zip(axes, parts, orders, strict=True):
+        order = longest if shared else own
+        gaps = np.cumsum([0, *(0.6 * (a[0] != b[0]) for a, b in pairwise(order))])
+        place = {line: i + gap for i, (line, gap) in enumerate(zip(order, gaps, strict=True))}
+        for row in one.to_dict("records"):
+            k, ink = hues.index(row[hue]) if hue else 0, known.get(str(row[key]), INK)
+            at = place[row["_group"], row["_line"]] + 0.6 / len(hues) * (k - (len(hues) - 1) / 2)
+            ends = [row.get("low", np.nan), row.get("high", np.nan)]
+            ax.plot(ends, [at, at], color=ink, lw=1.6)
+            ax.plot(row[value], at, MARKERS[k % len(MARKERS)], ms=5, color=ink)
+            if peak:
+                ax.plot(row[peak], at, "o", ms=9, color=ink, mfc="none", mew=0.9, lw=0, label=style.name(peak))
+            if note:
+                end = np.nanmax([row[value], *ends])
+                ax.annotate(str(row[note]), (end, at), (6, 0), textcoords="offset points", va="center", fontsize=8)
+        ax.set_yticks(list(place.values()), [line for _, line in order], fontsize="small")
+        ax.set(ylim=(max(place.values()) + 0.6, -0.6), xlabel=_of(xlabel, name), title=style.name(name, 26))
+        ax.margins(x=0.2 if note else 0.06)
+        ax.grid(axis="x", alpha=0.3)
+        _references(ax.axvline, ax.axvspan, _here(levels, panel, name), value, _of(margin, name, None))
+    handles = []
+    if colour and colour != y:
+        handles = [Line2D([], [], color=ink, lw=2, label=style.name(k)) for k, ink in known.items()]
+    for k, run in enumerate(hues if hue else []):
+        ink = INK if colour else known[str(run)]
+        handles.append(Line2D([], [], color=ink, marker=MARKERS[k % len(MARKERS)], lw=0, label=style.name(run)))
+    return _finish(figure, handles, title, below=True)
+
+
+def by_layer(
+    table: pd.DataFrame,
+    *,
+    x: str = "layer",
+    line: Columns = "method",
+    value: str = "mean",
+    panel: str | None = None,
+    ring: str | None = None,
+    levels: pd.DataFrame | None = None,
+    margin: float | Mapping | None = None,
+    title: str = "",
+    xlabel: str | Mapping = LAYERS,
+    ylabel: str | Mapping = "",
+) -> Figure:
+    """A value with its interval against the layer, or another column of names; a line a method or run.
+
+    Args:
+        x: column of names, in the order in which they occur; panels may have names of their own.
+        ring: column of truth values. A ring marks the dots where it is true, as for "chosen".
+    """
+    parts, look = _parts(table, panel), _look(table, line)
+    figure, axes = _axes(len(parts), 0.35 * max(one[x].nunique() for _, one in parts), ylabel)
+    shifts = dict(zip(look, min(0.06, 0.6 / len(look)) * (np.arange(len(look)) - (len(look) - 1) / 2), strict=True))
+    for ax, (name, one) in zip(axes, parts, strict=True):
+        names = list(dict.fromkeys(one[x]))
+        one = one.assign(_line=_labels(one, line))
+        one["_x"] = one[x].map(names.index) + one["_line"].map(shifts)
+        _lines(ax, one, value, look, ax.vlines, lw=0.9)
+        if ring:
+            chosen = one[one[ring].astype(bool)]
+            ax.plot(chosen["_x"], chosen[value], "o", ms=11, mfc="none", mec=INK, label=style.name(ring))
+        _ticks(ax, range(len(names)), names)
+        ax.set(xlabel=_of(xlabel, name), ylabel=_of(ylabel, name), title=style.name(name))
+        _references(ax.axhline, ax.axhspan, _here(levels, panel, name), value, _of(margin, name, None))
+    return _finish(figure, [], title)
+
+
+def curves(
+    table: pd.DataFrame,
+    *,
+    x: str,
+    line: Columns = "method",
+    value: str = "mean",
+    panel: str | None = None,
+    marks: pd.DataFrame | None = None,
+    levels: pd.DataFrame | None = None,
+    margin: float | Mapping | None = None,
+    title: str = "",
+    xlabel: str | Mapping = "",
+    ylabel: str | Mapping = "",
+) -> Figure:
+    """A value against a number (threshold, share, epoch, step), a line a method, with its interval as a band.
+
+    Args:
+        marks: rows with the columns of ``line`` and ``x``, mark ("chosen", "peak" or other words) and perhaps
+            ``panel``. A mark lies on its line at ``x``. The first kind of mark is a dot, the second a cross.
+    """
+    parts, look = _parts(table, panel), _look(table, line)
+    figure, axes = _axes(len(parts), 0, ylabel)
+    marks = pd.DataFrame({"mark": []}) if marks is None else marks.assign(_line=_labels(marks, line))
+    kinds = dict(zip(dict.fromkeys(marks["mark"]), "oxDs", strict=False))
+    for ax, (name, one) in zip(axes, parts, strict=True):
+        one = one.assign(_line=_labels(one, line), _x=one[x])
+        drawn = _lines(ax, one, value, look, ax.fill_between, alpha=0.2, lw=0)
+        for mark in _here(marks, panel, name).to_dict("records"):
+            if mark["_line"] in drawn:
+                rows, kind = drawn[mark["_line"]], kinds[mark["mark"]]
+                ink = {"color": look[mark["_line"]]["color"], "mec": INK} if kind != "x" else {"color": INK}
+                ax.plot(mark[x], np.interp(mark[x], rows["_x"], rows[value]), kind, ms=7, zorder=4, **ink)
+        ax.set(xlabel=_of(xlabel, name), ylabel=_of(ylabel, name), title=style.name(name))
+        _references(ax.axhline, ax.axhspan, _here(levels, panel, name), value, _of(margin, name, None))
+    shown = [Line2D([], [], color="white", mec=INK, marker=m, lw=0, label=style.name(k)) for k, m in kinds.items()]
+    return _finish(figure, shown, title)
+
+
+def heat(
+    cells: pd.DataFrame | Mapping[str, pd.DataFrame],
+    *,
+    frames: Iterable[tuple[Any, Any]] = (),
+    fmt: str = ".1f",
+    label: str = "",
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+) -> Figure:
+    """A table of numbers as a heat map, its index at the left and its columns below. NaN stays blank.
+
+    Args:
+        cells: one table, or several by the titles of their panels.
+        frames: (row, column) of each cell to frame, by name.
+        fmt: of the numbers in the cells, "d" for counts.
+        label: of the colour bar; no bar without it.
+    """
+    parts = cells if isinstance(cells, Mapping) else {"": cells}
+    high, wide = np.max([one.shape for one in parts.values()], axis=0)
+    left = 0.08 * max(len(style.name(row)) for one in parts.values() for row in one.index)
+    figure = style.figure((left + 0.52 * wide) * len(parts) + (1.2 if label else 0.5), 0.4 * high + 1.6)
+    bar = {"cbar": bool(label), "cbar_kws": {"label": label, "pad": 0.01}}
+    for ax, (name, one) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
+        sns.heatmap(one, ax=ax, cmap="viridis", annot=True, fmt=fmt, annot_kws={"fontsize": 8}, **bar)
+        for row, column in frames:
+            corner = list(one.columns).index(column) + 0.04, list(one.index).index(row) + 0.05
+            ax.add_patch(Rectangle(corner, 0.92, 0.9, fill=False, color=FRAME, lw=2))
+        ax.set_yticks(np.arange(len(one)) + 0.5, [style.name(row) for row in one.index], rotation=0)
+        _ticks(ax, np.arange(one.shape[1]) + 0.5, one.columns)
+        ax.tick_params(length=0, labelsize="small")
+        ax.set(title=name, xlabel=xlabel, ylabel=ylabel)
+    return _finish(figure, [], title)
+
+
+def _labels(table: pd.DataFrame, columns: Columns) -> list[str]:
+    """What each row's line is called; empty and missing parts are left out."""
+    parts = table[[columns] if isinstance(columns, str) else list(columns)].to_numpy(object)
+    return [", ".join(style.name(part) for part in row if not pd.isna(part) and part != "") for row in parts]
+
+
+def _parts(table: pd.DataFrame, panel: str | None) -> list[tuple[str, pd.DataFrame]]:
+    return [("", table)] if panel is None else [(str(n), one) for n, one in table.groupby(panel, sort=False)]
+
+
+def _here(rows: pd.DataFrame | None, panel: str | None, name: str) -> pd.DataFrame:
+    """The rows of one panel; all of them where they name no panel."""
+    rows = pd.DataFrame() if rows is None else rows
+    return rows[rows[panel].astype(str) == name] if panel in rows else rows
+
+
+def _of(option: Any, panel: str, default: Any = "") -> Any:
+    return option.get(panel, default) if isinstance(option, Mapping) else option
+
+
+def _look(table: pd.DataFrame, line: Columns) -> dict[str, dict]:
+    """How each line is drawn, by its label: one colour a method, broken lines for baselines, DGL thick."""
+    keys = table[line if isinstance(line, str) else line[0]].astype(str)
+    palette = style.colours(keys)
+    return {
+        label: {"color": palette[key], "linestyle": style.LINES.get(key, "-")}
+        | {"marker": MARKERS[list(palette).index(key) % len(MARKERS)]}
+        | ({"lw": 2.4, "zorder": 3} if key == "dgl" else {"lw": 1.4})
+        for label, key in dict(zip(_labels(table, line), keys, strict=True)).items()
+    }
+
+
+def _axes(panels: int, wide: float, ylabel: str | Mapping) -> tuple[Figure, np.ndarray]:
+    """Panels at least ``wide`` inches each, side by side where a page holds them, else below each other."""
+    stacked = panels * wide > 12
+    down, across = (panels, 1) if stacked else (1, panels)
+    figure = style.figure(10 if stacked else max(6.5, max(wide, 3.4) * across + 2.2), 3.2 * down + 0.4)
+    return figure, figure.subplots(down, across, sharey=isinstance(ylabel, str), squeeze=False).ravel()
+
+
+def _ticks(ax: Axes, places: Iterable[float], names: Iterable[Any]) -> None:
+    """Names below the panel, slanted where they are long."""
+    texts = [style.name(n) for n in names]
+    slanted = {"rotation": 30, "ha": "right"} if max(map(len, texts)) > 5 else {"rotation": 0}
+    ax.set_xticks(list(places), texts, fontsize="small", **slanted)
+
+
+def _lines(ax: Axes, table: pd.DataFrame, value: str, look: dict, interval: Any, **style: float) -> dict:
+    """Draw the lines of the columns _line, _x and ``value`` with their intervals; return the rows of each."""
+    lines = {str(label): rows.dropna(subset=[value]) for label, rows in table.groupby("_line", sort=False)}
+    for label, rows in lines.items():
+        ax.plot(rows["_x"], rows[value], ms=4, label=label, **look[label] | ({"marker": ""} if len(rows) > 30 else {}))
+        if "low" in rows:
+            interval(rows["_x"], rows["low"], rows["high"], color=look[label]["color"], **style)
+    return lines
+
+
+def _references(line: Any, span: Any, levels: pd.DataFrame, value: str, margin: float | None) -> None:
+    """The grey band around 0, and level lines with their names for the legend."""
+    if margin is not None:
+        line(0, color="black", lw=0.8)
+        if margin:
+            span(-margin, margin, color="black", alpha=0.1, lw=0, label=f"within {margin:g} of 0")
+    for row in levels.to_dict("records"):
+        look = style.LINES.get(row["method"], "-")
+        line(row[value], color="black", lw=1, linestyle=look, label=style.name(row["method"]))
+        if look == "-" and not pd.isna(row.get("low")):
+            span(row["low"], row["high"], color="black", alpha=0.06, lw=0)
+
+
+def _finish(figure: Figure, handles: list, title: str, below: bool = False) -> Figure:
+    """The title, and a legend outside the panels that holds each name once."""
+    handles = [*(handle for ax in figure.axes for handle in ax.get_legend_handles_labels()[0]), *handles]
+    named = {handle.get_label(): handle for handle in handles}
+    if len(named) > 1 or (below and named):
+        place = {"loc": "outside lower center", "ncols": 4} if below else {"loc": "outside right center"}
+        figure.legend(handles=list(named.values()), frameon=False, fontsize="small", **place)
+    figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    return figure
