@@ -1,15 +1,16 @@
-"""The slides' table, multi-scale input (MS) by morphological closing (MC): chosen on validation, reported once on test.
+"""Multi-scale input (MS) and morphological closing (MC): chosen on validation, scored once on test.
 
-candidates     raw maps of the methods compared, with the two other readings of "both branches fused"
-search         the best scales without closing, then the best kernel, in the same way for every method
-score_chosen   the four chosen settings of every method, on the test part
+candidates     the raw maps that are compared, with two more readings of "both branches fused"
+search         scales and kernel of every method, by the same search
+score_chosen   every method under its four chosen settings
 report_table   thresholds from validation, scores on test
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -18,21 +19,8 @@ from dgl_lib import metrics
 from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.raw import Maps
-from dgl_lib.evaluate.scores import (
-    BASELINES,
-    SINGLE,
-    Scores,
-    Setting,
-    choose,
-    fusions,
-    gain,
-    name_scales,
-    report,
-    score,
-)
+from dgl_lib.evaluate.scores import BASELINES, SINGLE, Scores, Setting, fusions, gain, name_scales, report, score
 
-#: mIoU on the LID validation set, SPG-plain, Mixed_6e, input 324, both branches fused. Source: the authors' talk.
-SLIDES = {"none": 58.23, "MS": 61.46, "MS+MC": 62.22}
 #: What a map is treated with before it is thresholded.
 TREATMENTS = ("none", "MC", "MS", "MS+MC")
 #: ``chosen[method][treatment]``.
@@ -40,20 +28,16 @@ Chosen = dict[str, dict[str, Setting]]
 
 
 def scale_sets(scales: Sequence[float]) -> list[tuple[float, ...]]:
-    """All sets of at least two of ``scales`` that hold 1.0, the small sets first, each in rising order.
-
-    Raises:
-        UserError: no scale beside 1.0.
-    """
+    """All sets of 1.0 and some more of ``scales``, small sets first, each in rising order. UserError: no more."""
     others = sorted({float(s) for s in scales} - {1.0})
     if not others:
         raise UserError(f"scales: {list(scales)} given, at least one beside 1.0 needed")
-    chosen = (c for size in range(1, len(others) + 1) for c in itertools.combinations(others, size))
+    chosen = (c for size in range(1, len(others) + 1) for c in combinations(others, size))
     return [tuple(sorted((1.0, *c))) for c in chosen]
 
 
 def closing_kernels(kernels: Sequence[float]) -> list[float]:
-    """The kernels that close anything, in rising order. UserError: none above 0."""
+    """The kernels above 0, in rising order. UserError: there is none."""
     found = sorted({float(k) for k in kernels} - {0.0})
     if not found:
         raise UserError(f"kernels: {list(kernels)} given, at least one above 0 needed")
@@ -61,20 +45,16 @@ def closing_kernels(kernels: Sequence[float]) -> list[float]:
 
 
 def candidates(by_scale: dict[float, Maps], layer: str) -> dict[float, Maps]:
-    """The maps that are compared: every method on ``layer``, CAM where it exists, and the fusions (b) and (c).
+    """The maps that are compared: every method on ``layer``, CAM on its own layer, and two fusions of the branches.
 
-    ``fused_mean`` and ``fused_max`` are made scale by scale from ``enhanced_map`` and ``pixel_selection``. So they are
-    raw maps like any other, and what follows treats them alike. Reading (a), the product formula, is ``dgl``.
-
-    Raises:
-        UserError: CAM or DGL is missing; the table compares the two.
+    Reading (a) of "both branches fused" is ``dgl``. Readings (b) and (c), ``fused_mean`` and ``fused_max``, are made
+    scale by scale from the maps of the two branches. UserError: CAM or DGL is missing.
     """
     result = {}
     for scale, maps in by_scale.items():
-        kept = {(method, where): m for (method, where), m in maps.maps.items() if where == layer or method == "cam"}
-        for needed in ("cam", "dgl"):
-            if needed not in {method for method, _ in kept}:
-                raise UserError(f"ablation_methods: {needed!r} is missing, cam and dgl needed")
+        kept = {pair: m for pair, m in maps.maps.items() if pair[1] == layer or pair[0] == "cam"}
+        if missing := sorted({"cam", "dgl"} - {method for method, _ in kept}):
+            raise UserError(f"ablation_methods: {missing[0]!r} is missing, cam and dgl needed")
         branches = kept["enhanced_map", layer], kept["pixel_selection", layer]
         kept |= {(name, layer): m for name, m in fusions(*branches).items()}
         result[scale] = Maps(kept, maps.logits, maps.classes)
@@ -89,11 +69,10 @@ def search(
     *,
     progress: bool = False,
 ) -> tuple[Scores, Chosen]:
-    """Choose scales and kernel of every method on the validation part, by mean IoU at its best threshold.
+    """Choose every method's scales and kernel on the validation part, by mean IoU at the best threshold.
 
-    First the scales, without closing; then the kernel, once for the single scale and once for the scales found. A full
-    grid would close every map of every set of scales, and closing with a large ellipse is the slowest step of all.
-    Where two settings tie, the smaller set or kernel is kept.
+    First the scales, without closing. Then the kernel, for the single scale and for the scales found. Closing is the
+    slowest step by far, so the full grid is not tried. Where settings tie, the smaller set or kernel is kept.
 
     Returns:
         the scores of all settings tried, trivial baselines included, and the four settings chosen for each method.
@@ -140,34 +119,34 @@ def score_chosen(
     progress: bool = False,
 ) -> Scores:
     """Every method under its four settings, and the trivial baselines; ``size`` as for ``score``."""
-    scored = [score(dataset, maps, list(by.values()), methods=[method], size=size, progress=progress)
-              for method, by in chosen.items()]  # fmt: skip
-    result = scored[0]
-    for method, one in zip(list(chosen)[1:], scored[1:], strict=True):
-        result = result.join(one.where(one.rows["method"] == method))
-    return result
+    scored = {
+        method: score(dataset, maps, list(by.values()), methods=[method], size=size, progress=progress)
+        for method, by in chosen.items()
+    }
+    first, *others = scored.items()
+    return reduce(Scores.join, (one.where(one.rows["method"] == method) for method, one in others), first[1])
 
 
 def report_table(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:
-    """``report`` of the chosen settings and the baselines, with the column ``treatment`` ("" for the baselines)."""
-    names = {tuple(row(m, s).values()): t for m, by in chosen.items() for t, s in by.items()}
-    names |= {(baseline, "", 0.0): "" for baseline in BASELINES}
+    """``report`` of the baselines and the chosen settings, with the column ``treatment`` ("" for the baselines)."""
+    lines = [{"method": name, "treatment": "", "scales": "", "kernel": 0.0} for name in BASELINES]
+    lines += [{"treatment": t, **row(m, setting)} for m, by in chosen.items() for t, setting in by.items()]
     which = ["method", "scales", "kernel"]
-    keys, in_test = (list(part.rows[which].itertuples(index=False, name=None)) for part in (val, test))
-    table = report(val.where([key in names and key in in_test for key in keys]), test)
-    treatment = [names[key] for key in table[which].itertuples(index=False, name=None)]
-    table.insert(2, "treatment", treatment)
-    order = {t: i for i, t in enumerate(["", *TREATMENTS])}
-    place = {m: i for i, m in enumerate([*BASELINES, *chosen])}
-    by = [table["method"].map(place), table["treatment"].map(order)]
-    return table.iloc[np.lexsort(by[::-1])].reset_index(drop=True)
+    tested, tried = (list(part.rows[which].itertuples(index=False, name=None)) for part in (test, val))
+    found = report(val.where([key in tested for key in tried]), test)
+    table = pd.DataFrame(lines, columns=["method", "treatment", "scales", "kernel"]).merge(found, on=which)
+    table.insert(1, "layer", table.pop("layer"))
+    return table
 
 
 def gains(val: Scores, test: Scores, chosen: Chosen, pairs: Sequence[tuple[str, str, str, str]]) -> pd.DataFrame:
-    """Paired gains in mean test IoU, in points, with their 95 % interval over images; see ``scores.gain``.
+    """Paired gains in mean test IoU, in points, with their 95 % interval over images.
 
     Args:
         pairs: (method, treatment, over method, over treatment).
+
+    Returns:
+        columns method, treatment, over, over_treatment, gain, low, high, n.
     """
     table = []
     for method, treatment, over, over_treatment in pairs:
@@ -178,62 +157,7 @@ def gains(val: Scores, test: Scores, chosen: Chosen, pairs: Sequence[tuple[str, 
     return pd.DataFrame(table)
 
 
-def steps(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:
-    """What each step adds for each method: MS over none, MC over none, and MC over MS (columns as ``gains``)."""
-    wanted = [("MS", "none"), ("MC", "none"), ("MS+MC", "MS")]
-    return gains(val, test, chosen, [(m, after, m, before) for m in chosen for after, before in wanted])
-
-
-def slides_table(table: pd.DataFrame, method: str = "dgl") -> pd.DataFrame:
-    """The slides' three figures beside ours, from ``report_table``.
-
-    The data set is ANOTHER one, so only the signs of the steps can be compared.
-    """
-    ours = table[table["method"] == method].set_index("treatment").loc[list(SLIDES)]
-    slides = pd.Series(SLIDES)
-    return pd.DataFrame(
-        {
-            "LID, slides: mIoU": slides,
-            "LID, slides: step": slides.diff(),
-            "ours: IoU": ours["iou"],
-            "ours: step": ours["iou"].diff(),
-            "ours: IoU at test peak": ours["test_peak"],
-            "ours: mIoU, object and background": ours["miou"],
-        }
-    ).rename_axis("treatment")
-
-
 def curve(scores: Scores, method: str, setting: Setting, *, ignore_is_object: bool = False) -> np.ndarray:
     """LID's curve, (256,): IoU in percent, mean over images, at the thresholds 0..255."""
     hist = scores.find(**row(method, setting))
     return 100 * metrics.iou(hist, ignore_is_object=ignore_is_object).mean(0)
-
-
-def border_table(test: Scores, methods: Sequence[str]) -> pd.DataFrame:
-    """Peak IoU on test (percent) at one scale, with the border left out and with it counted as object.
-
-    Empty where no pixel of the data is in a border.
-    """
-    if not test.hist[:, :, metrics.IGNORE].any():
-        return pd.DataFrame()
-    table = []
-    for method in methods:
-        left_out, as_object = (curve(test, method, (SINGLE, 0.0), ignore_is_object=b).max() for b in (False, True))
-        table.append({"method": method, "border left out": left_out, "border as object": as_object})
-    return pd.DataFrame(table)
-
-
-def peak_table(val: Scores, test: Scores, methods: Sequence[str]) -> pd.DataFrame:
-    """Three ways to take a threshold (one scale, no closing), as test IoU in percent, from honest to hopeless.
-
-    ``validation``: one threshold for the set, chosen on validation. ``test peak``: one for the set, chosen on test, as
-    LID takes it. ``per image``: each image its own best, which needs the answer.
-    """
-    table = []
-    for method in methods:
-        wanted = row(method, (SINGLE, 0.0))
-        values = 100 * metrics.iou(test.find(**wanted))
-        one = values[:, choose(val.find(**wanted))].mean()
-        means = {"validation": one, "test peak": values.mean(0).max(), "per image": values.max(1).mean()}
-        table.append({"method": method, **means})
-    return pd.DataFrame(table)
