@@ -1,160 +1,150 @@
-"""Any classifier on any data set, without the study around it: the tables of the notebooks, in one folder.
-
-accuracy.csv  the classifier's top-1, and the majority class's
-scores.csv    where there are masks: ``evaluation.report``
-images.csv    the same image by image: ``Scores.table``
-boxes.csv     where there are boxes only: ``box_report``
-"""
+"""Any classifier on any data set, without the study around it. One folder gets the tables that the notebooks make."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
-from tqdm import tqdm
 
-from dgl_lib import boxes, datasets
-from dgl_lib.metrics.search import SIZE, THRESHOLDS, Found
+from dgl_lib import data as library
+from dgl_lib.app.networks import Network, check_layers, default_layer
+from dgl_lib.app.networks import layers as layers_of
 from dgl_lib.data import Dataset, Subset
 from dgl_lib.errors import UserError
-from dgl_lib.evaluate.scores import BASELINES, Maps, raw_maps, report, score
-from dgl_lib.files import write_text
+from dgl_lib.evaluate import Maps, raw_maps, report, score
+from dgl_lib.evaluate.boxes import box_report
+from dgl_lib.files import write_table, write_text
 from dgl_lib.localize import METHODS, gradients, localize
-from dgl_lib.study.manifest import hardware, versions
-from dgl_lib.metrics import Curve, Localization, MaxBoxAccV2, bootstrap
+from dgl_lib.metrics import bootstrap
 from dgl_lib.models import Classifier, digest, preprocess
-from dgl_lib.app.networks import Network, check_layers, default_layer, layers
+from dgl_lib.study.manifest import hardware, versions
 from dgl_lib.training import pick_device
 
 
-@dataclass(frozen=True)
-class What:
-    """What is evaluated.
+def evaluate(
+    network: Network,
+    data: str,
+    out: Path,
+    *,
+    root: str | None = None,
+    split: str = "test",
+    layers: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    size: int = 0,
+    limit: int = 0,
+    skip_unreadable: bool = False,
+    alpha: float = 10.0,
+    rule: str = "released",
+    device: str = "auto",
+    progress: bool = False,
+) -> dict[str, pd.DataFrame]:
+    """Localize every image's own class, choose thresholds on "val" and report on ``split``.
 
-    Attributes:
-        data, root: a name in ``datasets.DATASETS`` and the folder of its files, as for ``datasets.load``.
-        split: "test", or "val" while something is still being chosen: its scores are then optimistic.
-        layers, methods: none for ``networks.default_layer`` with the last layer (where CAM exists), and all methods
-            that exist on the layers.
-        size: side of the input in pixels; 0 for the network's own.
-        limit: the first so many images of each class; 0 for all.
-        skip_unreadable: leave out images that cannot be read, with a warning that counts them; else they are refused.
-    """
+    Raw maps and histograms are kept in ``out/.parts``, so that the next call continues an evaluation that was broken
+    off. A manifest says how the tables were made.
 
-    data: str
-    root: str | None = None
-    split: str = "test"
-    layers: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    size: int = 0
-    limit: int = 0
-    skip_unreadable: bool = False
-    alpha: float = 10.0
-    rule: str = "released"
-    device: str = "auto"
+    Args:
+        data, root: a name in ``data.DATASETS`` and the folder of its files, as for ``data.load``.
+        split: "test", or "val" while something is still being chosen. Scores of "val" are optimistic.
+        layers: empty for the default layer and the last one.
+        methods: empty for all that exist on the layers.
+        size: side of the input in pixels, 0 for the network's own.
+        limit: the first so many images of each class, 0 for all.
+        skip_unreadable: leave out images that cannot be read, with a warning that counts them.
+        alpha, rule: as for ``localize.localize``.
 
-
-def evaluate(network: Network, what: What, out: Path, *, progress: bool = False) -> dict[str, pd.DataFrame]:
-    """Localize every image's own class, choose thresholds on "val", report on ``what.split``: tables by name.
-
-    They are written to ``out`` with a manifest; pixel scores also as images.csv, a row an image, method and layer. Raw
-    maps and histograms are kept in ``out/.parts``, so that an evaluation that was broken off goes on where it stood.
+    Returns:
+        tables by name, which are also written to ``out``: ``accuracy``, and ``scores`` where there are masks (see
+        ``evaluate.report``) or ``boxes`` where there are only boxes (see ``box_report``). With masks, ``images.csv``
+        holds the scores of each image, method and layer.
 
     Raises:
         UserError: before long work, for whatever is unknown, missing, or does not fit the network.
     """
-    names = what.layers or tuple(dict.fromkeys([default_layer(network), layers(network, device=what.device)[-1].name]))
-    methods = _check(network, what, names)
-    parts = {split: _load(network, what, split) for split in ("val", what.split)}
-    listed = {split: len(part) for split, part in parts.items()}
-    parts = {split: _readable(part, what.skip_unreadable, progress) for split, part in parts.items()}
+    if split not in ("val", "test"):
+        raise UserError(f"split: {split!r} given, test or val allowed")
+    if size and size < 32:
+        raise UserError(f"size: {size} px given, at least 32 needed")
+    network.model.to(pick_device(device))
+    size = size or network.size
+    layers = layers or list(dict.fromkeys([default_layer(network), layers_of(network, device=device)[-1].name]))
+    check_layers(network, layers, size)
+    methods = _possible(network, size, layers, methods, alpha, rule)
+
+    listed = {s: library.load(data, s, root=root, per_class=limit, skip=False) for s in ("val", split)}
+    parts = {s: _readable(network, part, skip_unreadable, progress) for s, part in listed.items()}
     with_mask = all(part[0].mask is not None for part in parts.values())
+    left_out = {s: len(listed[s]) - len(part) for s, part in parts.items()}
     if not with_mask:
-        parts = {split: _with_boxes(part) for split, part in parts.items()}
+        parts = {s: _with_boxes(part) for s, part in parts.items()}
+
     out.mkdir(parents=True, exist_ok=True)
-    maps = {
-        split: raw_maps(
-            network.model,
-            part,
-            layers=names,
-            methods=methods,
-            size=what.size or network.size,
-            alpha=what.alpha,
-            rule=what.rule,
-            device=what.device,
-            folder=out / ".parts",
-            progress=progress,
-        )
-        for split, part in parts.items()
-    }
-    tables = {"accuracy": accuracy(parts[what.split], maps[what.split])}
+    how: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "size": size, "alpha": alpha, "rule": rule}
+    kept: dict[str, Any] = {"folder": out / ".parts", "progress": progress}
+    maps = {s: raw_maps(network.model, part, device=device, **how, **kept) for s, part in parts.items()}
+    tables = {"accuracy": accuracy(parts[split], maps[split])}
     if with_mask:
-        kept = partial(score, folder=out / ".parts", progress=progress)
-        val, reported = (kept(parts[split], {1.0: maps[split]}) for split in ("val", what.split))
+        val, reported = (score(parts[s], {1.0: maps[s]}, **kept) for s in ("val", split))
         tables["scores"] = report(val, reported)
-        write_text(out / "images.csv", reported.table(val).to_csv(index=False, lineterminator="\n"))
+        write_table(out / "images.csv", reported.table(val))
     else:
-        tables["boxes"] = box_report(parts["val"], maps["val"], parts[what.split], maps[what.split], progress=progress)
+        tables["boxes"] = box_report(parts["val"], maps["val"], parts[split], maps[split], progress=progress)
     for name, table in tables.items():
-        write_text(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+        write_table(out / f"{name}.csv", table)
     for stale in {"boxes"} if with_mask else {"scores", "images"}:
         (out / f"{stale}.csv").unlink(missing_ok=True)
-    left_out = {split: count - len(parts[split]) for split, count in listed.items()}
-    _write_manifest(network, what, names, methods, parts, left_out, out)
+    manifest = {
+        "network": network.name,
+        "model_sha256": digest(network.model),
+        "data": data,
+        "data_sha256": {s: part.digest for s, part in parts.items()},
+        "images": {s: len(part) for s, part in parts.items()},
+        "left_out": left_out,
+        "split": split,
+        "per_class": limit,
+        **how,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    write_text(out / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return tables
 
 
-def _check(network: Network, what: What, names: Sequence[str]) -> tuple[str, ...]:
-    """Refuse what does not go, on noise, and return the methods: those asked for, or all that ``names`` admit."""
-    if what.split not in ("val", "test"):
-        raise UserError(f"split: {what.split!r} given, test or val allowed")
-    if what.size and what.size < 32:
-        raise UserError(f"size: {what.size} px given, at least 32 needed")
-    network.model.to(pick_device(what.device))
-    check_layers(network, names, what.size)
-    noise = preprocess(network.model, [np.zeros((64, 64, 3), np.uint8)], what.size or network.size)
-    cam = gradients(network.model, noise, None, names, needs=()).heads  # where CAM exists
-    methods = what.methods or tuple(name for name in METHODS if cam or name != "cam")
+def _possible(
+    network: Network, size: int, layers: Sequence[str], methods: Sequence[str], alpha: float, rule: str
+) -> Sequence[str]:
+    """The methods asked for, or all that exist on the layers. A grey image tries them, so that errors come early."""
+    image = preprocess(network.model, [np.zeros((64, 64, 3), np.uint8)], size)
+    cam = gradients(network.model, image, None, layers, needs=()).heads  # the layers on which CAM exists
+    methods = methods or [name for name in METHODS if cam or name != "cam"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # CAM is left out where it does not exist, and refused where that is everywhere
-        localize(network.model, noise, None, names, methods, alpha=what.alpha, rule=what.rule)
+        warnings.simplefilter("ignore")  # that CAM exists on some of the layers only
+        localize(network.model, image, None, layers, methods, alpha=alpha, rule=rule)
     return methods
 
 
-def _load(network: Network, what: What, split: str) -> Dataset:
-    part = datasets.load(what.data, split, root=what.root, per_class=what.limit, skip=False)
-    _check_classes(network, part)
-    return part
-
-
-def _readable(part: Dataset, skip: bool, progress: bool) -> Dataset:
-    """What cannot be read is found before hours of work, and refused or left out."""
-    if skip:
-        return datasets.skip_unreadable(part, progress=progress)
-    datasets.need_readable(part, progress=progress)
-    return part
-
-
-def _check_classes(network: Network, part: Dataset) -> None:
-    """A label is a place in the network's head: names must agree where the network's come from a data set like this."""
+def _readable(network: Network, part: Dataset, skip: bool, progress: bool) -> Dataset:
+    """The images of the network's classes that can be read. All are decoded here, before hours of work."""
+    # A label is a place in the network's head. A checkpoint of this project knows its classes by name as well.
     named = isinstance(network.model, Classifier)
     if len(network.classes) != len(part.classes) or (named and network.classes != tuple(part.classes)):
         raise UserError(
             f"{network.name} knows {len(network.classes)} classes ({', '.join(network.classes[:3])} ...), {part.name} "
             f"has {len(part.classes)} ({', '.join(part.classes[:3])} ...): the same ones in the same order needed"
         )
+    if skip:
+        return library.skip_unreadable(part, progress=progress)
+    library.need_readable(part, progress=progress)
+    return part
 
 
 def _with_boxes(part: Dataset) -> Dataset:
-    """The images with a ground-truth box; a warning counts the others."""
+    """The images with a ground-truth box. A warning counts the others."""
     there = [i for i in range(len(part)) if len(part[i].boxes)]
     if not there:
         raise UserError(f"{part.name} {part.split}: no image has a mask or a box, nothing can be scored")
@@ -174,110 +164,3 @@ def accuracy(part: Dataset, maps: Maps) -> pd.DataFrame:
     return pd.DataFrame(
         [{"answer": name, "mean": x.mean, "low": x.low, "high": x.high, "n": len(part)} for name, x in found.items()]
     )
-
-
-# ------------------------------------------------------------------------------------------------------ box scores
-
-
-def box_report(val: Dataset, val_maps: Maps, test: Dataset, maps: Maps, *, progress: bool = False) -> pd.DataFrame:
-    """Box scores of every method and layer and of the trivial baselines, by wsolevaluation's conventions, in percent.
-
-    Columns: method, layer, images; ``threshold`` (share of the map's highest level) with the best GT-known score on
-    validation, ``val_gt_known``; at it, on test, ``gt_known`` with its 95 % bootstrap interval ``low``, ``high``,
-    ``top1``, ``top5``; ``max_box_acc_v2`` with one threshold for each IoU level from validation, in ``thresholds_v2``;
-    and, chosen on test as published: ``test_max_box_acc``, ``test_max_box_acc_v2``.
-
-    Args:
-        val, test: data sets of which every image has a box.
-        val_maps, maps: their raw maps.
-    """
-
-    def at(curve: Curve, threshold: int) -> float:
-        return float(curve.values[threshold])  # noqa: PD011
-
-    rows = [*maps.maps, *((name, "") for name in BASELINES)]
-    before = _count(val, val_maps, rows, lambda row, hits: None, progress)
-    chosen = {}
-    for row, (known, several) in before.items():
-        curves = several.compute().curves
-        chosen[row] = known.compute().gt_known.threshold, [curve.threshold for curve in curves.values()]
-    each: dict[tuple[str, str], list[bool]] = {row: [] for row in rows}
-    after = _count(test, maps, rows, lambda row, hits: each[row].append(bool(hits[chosen[row][0]])), progress)
-    table = []
-    for row, (known, several) in after.items():
-        t, at_levels = chosen[row]
-        found, v2 = known.compute(), several.compute()
-        interval = bootstrap(100 * np.array(each[row], float))
-        levels = [at(curve, k) for curve, k in zip(v2.curves.values(), at_levels, strict=True)]
-        table.append(
-            {
-                "method": row[0],
-                "layer": row[1],
-                "images": found.images,
-                "threshold": THRESHOLDS[t],
-                "val_gt_known": 100 * at(before[row][0].compute().gt_known, t),
-                "gt_known": interval.mean,
-                "low": interval.low,
-                "high": interval.high,
-                "top1": 100 * at(found.top1, t),
-                "top5": 100 * at(found.top5, t),
-                "thresholds_v2": " ".join(f"{THRESHOLDS[k]:.3f}" for k in at_levels),
-                "max_box_acc_v2": 100 * np.mean(levels),
-                "test_max_box_acc": 100 * found.gt_known.peak,
-                "test_max_box_acc_v2": 100 * v2.score,
-            }
-        )
-    return pd.DataFrame(table)
-
-
-def _count(
-    part: Dataset,
-    maps: Maps,
-    rows: Sequence[tuple[str, str]],
-    tell: Callable[[tuple[str, str], np.ndarray], None],
-    progress: bool,
-) -> dict[tuple[str, str], tuple[Localization, MaxBoxAccV2]]:
-    """Every row's counts over the images; ``tell`` gets each image's hits (1000,) as they come."""
-    counts = {row: (Localization(), MaxBoxAccV2()) for row in rows}
-    trivial = {name: boxes.search(make((SIZE, SIZE)).double().numpy()) for name, make in BASELINES.items()}
-    for i in tqdm(range(len(part)), desc=f"boxes, {part.split}", unit="image", disable=not progress):
-        record = part[i]
-        truth = boxes.scale(record.boxes, record.image.shape[:2])
-        for row in rows:
-            found: Found = trivial[row[0]] if not row[1] else boxes.search(boxes.score_map(maps.maps[row][i]))
-            known, several = counts[row]
-            before = known.counts["hits"][0].copy()
-            known.update(found, truth, maps.logits[i], int(part.labels[i]))
-            several.update(found, truth)
-            tell(row, known.counts["hits"][0] - before)
-    return counts
-
-
-def _write_manifest(
-    network: Network,
-    what: What,
-    names: Sequence[str],
-    methods: Sequence[str],
-    parts: Mapping[str, Dataset],
-    left_out: Mapping[str, int],
-    out: Path,
-) -> None:
-    model: nn.Module = network.model
-    facts: dict[str, Any] = {
-        "network": network.name,
-        "model_sha256": digest(model),
-        "data": what.data,
-        "data_sha256": {split: part.digest for split, part in parts.items()},
-        "images": {split: len(part) for split, part in parts.items()},
-        "left_out": left_out,
-        "split": what.split,
-        "layers": list(names),
-        "methods": list(methods),
-        "size": what.size or network.size,
-        "per_class": what.limit,
-        "alpha": what.alpha,
-        "rule": what.rule,
-        "versions": versions(),
-        "hardware": hardware(),
-    }
-    write_text(out / "manifest.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")

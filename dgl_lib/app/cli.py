@@ -1,17 +1,14 @@
-"""The command line: ``dgl localize photo.jpg``. No work is done here, and a command imports what it needs when called.
-
-Statuses: 0 done; 1 done but for some photographs or data, or a table out of date; 2 a mistake in what was asked for, or
-a file that cannot be read or written; 130 interrupted.
-"""
+"""The command line, such as ``dgl localize photo.jpg``. Each command imports what it needs when it is called."""
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,106 +19,89 @@ from dgl_lib.errors import UserError
 if TYPE_CHECKING:
     from dgl_lib.app.networks import Network
 
-EXAMPLES = """
-\b
-Examples:
-  dgl localize photo.jpg
-  dgl evaluate creatures --limit 5
-  dgl results creatures --table scores --format latex
-  python -m dgl_lib study quick
-  python -m dgl_lib study creatures --set epochs=8 --set profile=mine
-  DGL_DATA=photographs DGL_WEIGHTS=trunk.safetensors python -m dgl_lib study pets
-  EVERYTHING=1 python -m dgl_lib study pets
-  python -m dgl_lib readme --check
-
-\b
-Status:
-  0  done
-  1  done in part: some photographs could not be read, or a data set is not complete
-  2  a mistake in what was asked for, or a file that cannot be read or written
-  130  interrupted
-
-``dgl`` and ``python -m dgl_lib`` are the same.
-"""
-
-
-@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
-def commands() -> None:
-    """Dual-Gradients Localization: a study that trains a classifier from image labels and asks it where the object is.
-
-    A PROFILE (quick, creatures, pets; cub, ilsvrc, lid, openimages, voc) names data and parameters: dgl_lib/profiles.
-
-    \b
-    DGL_DATA           folder of the photographs; unset: downloaded, where it can be
-    DGL_WSOL_METADATA  folder of wsolevaluation's lists; unset: DGL_DATA/metadata
-    DGL_WEIGHTS        file of ImageNet weights; unset: downloaded
-    EVERYTHING=1       localize all images instead of the profile's share
-    SKIP_UNREADABLE=1  leave out and count images that cannot be read, instead of refusing them
-    SHOW_PHOTOS=1      draw photographs, into the git-ignored results/.photos
-    """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("papermill", "traitlets", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def _on_a_profile(command: Callable[..., None]) -> Callable[..., None]:
-    setting = click.option(
-        "--set",
-        "settings",
-        multiple=True,
-        metavar="NAME=VALUE",
-        help="Put another value over the profile's; may be repeated.",
-    )
-    quiet = click.option("--quiet", is_flag=True, help="Draw no progress bars.")
-    return click.argument("profile")(setting(quiet(command)))
+PATH = click.Path(path_type=Path)
 
 
 def _examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
-def _on_a_network(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or mps."),
-        click.option(
-            "--weights",
-            default="DEFAULT",
-            metavar="NAME|PATH|none",
-            help="Of --model: torchvision's name of them (downloaded once), a file, or none for random ones.",
-        ),
-        click.option("--model", metavar="NAME", help="A torchvision classifier, such as resnet50, instead."),
-        click.option("--checkpoint", metavar="PATH", help="A trained classifier; default: the committed creatures."),
-    ):
-        command = option(command)
-    return command
+MORE = (
+    _examples(
+        "dgl localize photo.jpg",
+        "dgl evaluate creatures --limit 5",
+        "dgl study creatures --set epochs=8 --out results/mine",
+        "DGL_DATA=photographs DGL_WEIGHTS=trunk.safetensors dgl study pets --only 05",
+        "dgl results creatures --table scores --format latex",
+    )
+    + """
+
+\b
+Status:
+  0    done
+  1    unreadable photographs, incomplete data, or tables that differ
+  2    a mistake in what was asked for, or a file that cannot be read or written
+  130  interrupted
+
+``dgl`` and ``python -m dgl_lib`` are the same.
+"""
+)
 
 
-def _list(of: Callable[[str], Any], what: str) -> Callable[..., tuple[Any, ...]]:
-    """An option's values, separated by commas."""
+@click.group(epilog=MORE, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def commands() -> None:
+    """Dual-Gradients Localization: a study that trains a classifier from image labels and asks it where the object is.
+
+    A PROFILE names data and parameters: quick, creatures, pets, cub, ilsvrc, lid, openimages or voc.
+
+    \b
+    DGL_DATA           folder of the photographs; if unset, they are downloaded where possible
+    DGL_WSOL_METADATA  folder of wsolevaluation's lists; if unset, DGL_DATA/metadata
+    DGL_WEIGHTS        file of ImageNet weights; if unset, they are downloaded
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("papermill", "traitlets", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+quiet = click.option("--quiet", is_flag=True, help="Draw no progress bars.")
+skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave out and count images that are broken.")
+
+
+def on_a_network(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that name a network. The command gets ``network``, opened, and ``device``."""
+
+    @click.option("--checkpoint", metavar="PATH", help="A trained classifier. Default: the committed creatures.")
+    @click.option("--model", metavar="NAME", help="A torchvision classifier, such as resnet50, instead.")
+    @click.option(
+        "--weights", default="DEFAULT", metavar="NAME|PATH|none", help="Of --model: torchvision's, or a file."
+    )
+    @click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.")
+    @functools.wraps(command)
+    def opened(checkpoint: str | None, model: str | None, weights: str, **others: Any) -> None:
+        from dgl_lib.app.networks import open_network
+
+        logging.getLogger("dgl_lib.models").setLevel(logging.WARNING)  # where weights come from matters when training
+        command(network=open_network(checkpoint, model, weights), **others)
+
+    return opened
+
+
+def listed(of: Callable[[str], Any], what: str) -> Callable[..., tuple[Any, ...]]:
+    """A callback that reads an option's values, separated by commas."""
 
     def read(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[Any, ...]:
         try:
             return tuple(of(item.strip()) for item in text.split(",")) if text else ()
         except ValueError:
-            raise click.BadParameter(f"{text!r} given, {what} allowed") from None
+            raise click.BadParameter(f"{text!r} given, {what} separated by commas allowed") from None
 
     return read
 
 
-_numbers, _names = _list(float, "numbers separated by commas"), _list(str, "names separated by commas")
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, for machines.")
-
-
-def _open(checkpoint: str | None, model: str | None, weights: str) -> Network:
-    from dgl_lib.app.networks import open_network
-
-    logging.getLogger("dgl_lib.models").setLevel(logging.WARNING)  # where weights come from matters when training
-    return open_network(checkpoint, model, weights)
-
-
-def _print_json(document: object) -> None:
-    import json
-
+def print_json(document: object) -> None:
+    """Print a document for machines."""
     click.echo(json.dumps(document, indent=1, ensure_ascii=False))
 
 
@@ -129,92 +109,82 @@ def _print_json(document: object) -> None:
     epilog=_examples(
         "dgl localize photo.jpg",
         "dgl localize photographs 'more/**/*.png' --out found --scales 0.75,1,1.25 --close 0.06",
-        "dgl localize photo.jpg --checkpoint classifier.safetensors --layer Mixed_6e --method dgl --class roundear",
+        "dgl localize photo.jpg --checkpoint classifier.safetensors --layer Mixed_6e --class roundear",
         "dgl localize photo.jpg --model resnet50 --weights IMAGENET1K_V2 --layer layer4 --json",
     )
 )
 @click.argument("photographs", nargs=-1, required=True)
-@_on_a_network
-@click.option(
-    "--layer", metavar="NAME", help="See `dgl layers`; default: Mixed_6e, conv5_3 or layer3.5, else the last one."
-)
-@click.option("--method", default="dgl", show_default=True, help="dgl, cam, grad_cam, layer_cam, pixel_selection, ...")
-@click.option("--class", "wanted", metavar="NAME|INDEX", help="The class to look for; default: the predicted one.")
-@click.option(
-    "--scales", default="1", show_default=True, callback=_numbers, help="Input sides, 1 is the network's own."
-)
-@click.option("--close", "kernel", default=0.0, help="Closing kernel as a fraction of the longer side, such as 0.06.")
-@click.option("--threshold", type=float, help="Share of the map's range, in (0, 1]; default: Otsu's, map by map.")
-@click.option("--out", default="localized", show_default=True, type=click.Path(path_type=Path), help="Folder written.")
+@on_a_network
+@click.option("--layer", metavar="NAME", help="See `dgl layers`. Default: Mixed_6e, conv5_3, layer3.5 or the last one.")
+@click.option("--method", default="dgl", help="dgl, cam, grad_cam, layer_cam, pixel_selection, ...")
+@click.option("--class", "wanted", metavar="NAME|INDEX", help="The class to look for. Default: the predicted one.")
+@click.option("--scales", default="1", callback=listed(float, "numbers"), help="Input sides, 1 for the network's own.")
+@click.option("--close", default=0.0, help="Closing kernel as a fraction of the longer side, such as 0.06.")
+@click.option("--threshold", type=float, help="Share of the map's range, in (0, 1]. Default: Otsu's for each map.")
+@click.option("--out", default="localized", type=PATH, help="Folder for what is written.")
 @click.option("--npy", is_flag=True, help="Write maps as float32 .npy instead of 16-bit PNG.")
-@_as_json
+@as_json
 def localize(
+    network: Network,
     photographs: tuple[str, ...],
-    checkpoint: str | None,
-    model: str | None,
-    weights: str,
-    device: str,
     layer: str | None,
-    method: str,
     wanted: str | None,
-    scales: tuple[float, ...],
-    kernel: float,
-    threshold: float | None,
     out: Path,
     npy: bool,
+    device: str,
     as_json: bool,
+    **how: Any,
 ) -> None:
-    """Find the object in PHOTOGRAPHS: files, folders or globs.
+    """Find the object in PHOTOGRAPHS, which are files, folders or globs.
 
-    OUT gets, for each, NAME.overlay.png (the map's colours and the boxes over the photograph) and NAME.map.png (16-bit
-    grey, 0 to 65535), and boxes.json for all of them, in COCO's form. A photograph is squashed to the network's square
-    input, never cropped, so the map covers all of it. One that cannot be read is named, the others are done, and the
-    status is 1.
+    For each photograph, OUT gets NAME.overlay.png (the map's colours and the boxes over the photograph) and
+    NAME.map.png (16-bit grey, 0 to 65535). OUT/boxes.json describes all of them in COCO's form. A photograph is
+    squashed to the network's square input and never cropped, so the map covers all of it. If a photograph cannot be
+    read, it is named, the others are done, and the status is 1.
     """
     from tqdm import tqdm
 
-    from dgl_lib import networks, predict
+    from dgl_lib.app import networks, predict
 
-    network = _open(checkpoint, model, weights)
     label = None if wanted is None else network.find_class(wanted)
-    how = predict.How(layer or networks.default_layer(network, method), method, label, scales, kernel, threshold)
+    settings = predict.How(layer or networks.default_layer(network, how["method"]), label=label, **how)
 
-    def tell(outcome: predict.Outcome) -> None:
-        if outcome.error or not as_json:
-            tqdm.write(str(outcome), file=sys.stderr if outcome.error else sys.stdout)
+    def tell(line: str, failed: bool) -> None:
+        if failed or not as_json:
+            tqdm.write(line, file=sys.stderr if failed else sys.stdout)
 
-    document = predict.localize_files(network, photographs, out, how, npy=npy, device=device, progress=True, tell=tell)
+    document = predict.localize_files(
+        network, photographs, out, settings, npy=npy, device=device, progress=True, tell=tell
+    )
     if as_json:
-        _print_json(document)
+        print_json(document)
     if failed := document["info"]["failed"]:
         click.echo(f"{len(failed)} of {len(failed) + len(document['images'])} photographs were not localized", err=True)
         raise click.exceptions.Exit(1)
 
 
 @commands.command(epilog=_examples("dgl layers", "dgl layers --model resnet50 --weights none --json"))
-@_on_a_network
-@click.option("--size", type=int, help="Side of the input in pixels; default: the network's own.")
-@_as_json
-def layers(
-    checkpoint: str | None, model: str | None, weights: str, device: str, size: int | None, as_json: bool
-) -> None:
-    """List the layers a network can be localized on: channels, size and stride of the map, and where CAM exists.
+@on_a_network
+@click.option("--size", type=int, help="Side of the input in pixels. Default: the network's own.")
+@as_json
+def layers(network: Network, device: str, size: int | None, as_json: bool) -> None:
+    """List the layers a network can be localized on: channels, size and stride of the map, and whether CAM exists.
 
-    Of a torchvision model, its modules of at most one dot; deeper ones go by their dotted names. A map must have its
-    channels first: layers that put them last, as Swin's and the inner ones of ConvNeXt do, are not listed and refused.
+    Of a torchvision model, these are the modules with at most one dot in their name. Deeper ones can be used as well,
+    by their dotted names. Layers that put their channels last, such as Swin's and some of ConvNeXt's, are not listed
+    and are refused.
     """
-    from dgl_lib import networks
+    from dgl_lib.app import networks
 
-    network = _open(checkpoint, model, weights)
     rows = networks.layers(network, size, device)
     if as_json:
-        _print_json({"network": network.name, "size": size or network.size, "layers": [row._asdict() for row in rows]})
+        print_json({"network": network.name, "size": size or network.size, "layers": [row._asdict() for row in rows]})
         return
     click.echo(f"{network.name}: {len(network.classes)} classes, input {size or network.size} px")
     click.echo(f"{'layer':<24} {'channels':>8} {'map':>9} {'stride':>6}  CAM")
     for row in rows:
-        size_of_map = f"{row.height}x{row.width}"
-        click.echo(f"{row.name:<24} {row.channels:>8} {size_of_map:>9} {row.stride:>6g}  {'yes' if row.cam else '-'}")
+        shape = f"{row.height}x{row.width}"
+        click.echo(f"{row.name:<24} {row.channels:>8} {shape:>9} {row.stride:>6g}  {'yes' if row.cam else '-'}")
 
 
 @commands.command(
@@ -225,103 +195,50 @@ def layers(
     )
 )
 @click.argument("data")
-@_on_a_network
-@click.option("--root", metavar="FOLDER", help="Folder of the data; default: $DGL_DATA.")
-@click.option("--split", default="test", show_default=True, type=click.Choice(["test", "val"]), help="Reported.")
-@click.option(
-    "--layers",
-    "at",
-    callback=_names,
-    metavar="A,B",
-    help="Default: that of `dgl localize` and the last, where CAM exists.",
-)
-@click.option("--methods", callback=_names, metavar="A,B", help="Default: all of them.")
-@click.option("--size", default=0, help="Side of the input in pixels; default: the network's own.")
-@click.option("--limit", default=0, help="Only the first so many images of each class.")
-@click.option(
-    "--skip-unreadable",
-    is_flag=True,
-    envvar="SKIP_UNREADABLE",
-    help="Leave out and count images that cannot be read; else refused.",
-)
-@click.option("--out", default="evaluated", show_default=True, type=click.Path(path_type=Path), help="Folder written.")
-@_as_json
-def evaluate(
-    data: str,
-    checkpoint: str | None,
-    model: str | None,
-    weights: str,
-    device: str,
-    root: str | None,
-    split: str,
-    at: tuple[str, ...],
-    methods: tuple[str, ...],
-    size: int,
-    limit: int,
-    skip_unreadable: bool,
-    out: Path,
-    as_json: bool,
-) -> None:
-    """Score a classifier's maps on DATA: thresholds from the validation split, scores of the test split.
+@on_a_network
+@click.option("--root", metavar="FOLDER", help="Folder of the data. Default: $DGL_DATA.")
+@click.option("--split", default="test", type=click.Choice(["test", "val"]), help="The images that are scored.")
+@click.option("--layers", metavar="A,B", callback=listed(str, "names"), help="Default: the default and the last one.")
+@click.option("--methods", metavar="A,B", callback=listed(str, "names"), help="Default: all of them.")
+@click.option("--size", default=0, help="Side of the input in pixels, 0 for the network's own.")
+@click.option("--limit", default=0, help="Only the first so many images of each class, 0 for all.")
+@skip_unreadable
+@click.option("--out", default="evaluated", type=PATH, help="Folder for what is written.")
+@as_json
+def evaluate(network: Network, data: str, out: Path, as_json: bool, **what: Any) -> None:
+    """Score a classifier's maps on DATA, with thresholds from the validation split.
 
-    DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid or folder. OUT gets accuracy.csv, scores.csv
-    and images.csv (pixel scores of the set and of each image), or boxes.csv where the data have boxes only, and `dgl
-    results OUT` prints them again. All images are read first: one that cannot be is named before any work. To compute
-    a profile's maps, see `dgl study --until`.
+    DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid or folder. OUT gets accuracy.csv. With masks it
+    gets scores.csv and images.csv (pixel scores of the set and of each image), and with boxes only it gets boxes.csv.
+    `dgl results OUT` prints them again. All images are read first, so that a broken one is reported before any work.
     """
-    from dgl_lib import assess, export
+    from dgl_lib.app import assess, export
 
-    network = _open(checkpoint, model, weights)
-    what = assess.What(data, root, split, at, methods, size, limit, skip_unreadable, device=device)
-    tables = assess.evaluate(network, what, out, progress=sys.stderr.isatty())
+    tables = assess.evaluate(network, data, out, progress=sys.stderr.isatty(), **what)
     if as_json:
-        _print_json({name: export.records(table) for name, table in tables.items()})
+        print_json({name: export.records(table) for name, table in tables.items()})
     else:
         click.echo(export.render(tables, "markdown"))
         click.echo(f"\ndone: {out}", err=True)
 
 
-@commands.command(
-    epilog=_examples(
-        "dgl results",
-        "dgl results creatures pets --table scores",
-        "dgl results creatures --table comparison/scores --format latex",
-        "dgl results evaluated --format csv",
-    )
-)
-@click.argument("profiles", nargs=-1)
-@click.option("--table", default="", help="claims (default), scores, ...; an unknown one lists them.")
-@click.option(
-    "--format", "form", default="markdown", show_default=True, type=click.Choice(["markdown", "latex", "csv", "json"])
-)
-@click.option("--json", "form", flag_value="json", help="The same as --format json.")
-def results(profiles: tuple[str, ...], table: str, form: str) -> None:
-    """Print a table of results/PROFILE, of all profiles that have claims where none is given.
-
-    A folder that `dgl evaluate` wrote can stand in a PROFILE's place; its default table is scores, or boxes.
-    """
-    from dgl_lib import export
-
-    click.echo(export.render({name: export.read(name, table) for name in profiles or export.profiles()}, form))
-
-
-@commands.group()
-def data() -> None:
+@commands.group("data")
+def data_sets() -> None:
     """Look at data sets."""
 
 
-@data.command(epilog=_examples("dgl data check creatures", "dgl data check folder --root mine --decode"))
+@data_sets.command(epilog=_examples("dgl data check creatures", "dgl data check folder --root mine --decode"))
 @click.argument("name")
-@click.option("--root", metavar="FOLDER", help="Folder of the files; default: $DGL_DATA.")
-@click.option("--decode", is_flag=True, help="Decode every file too; hours on large sets.")
-@_as_json
+@click.option("--root", metavar="FOLDER", help="Folder of the files. Default: $DGL_DATA.")
+@click.option("--decode", is_flag=True, help="Decode every file too, which takes hours on large sets.")
+@as_json
 def check(name: str, root: str | None, decode: bool, as_json: bool) -> None:
-    """Say what of the data set NAME is there and what is missing or wrong; the status is 1 where something is."""
-    from dgl_lib import datasets
+    """Say what of the data set NAME is complete, and what is missing or wrong. If anything is, the status is 1."""
+    from dgl_lib import data
 
-    complete, problems = datasets.check(name, root, decode=decode)
+    complete, problems = data.check(name, root, decode=decode)
     if as_json:
-        _print_json({"complete": complete, "problems": problems})
+        print_json({"complete": complete, "problems": problems})
     else:
         for line in complete:
             click.echo(f"complete: {line}")
@@ -331,63 +248,71 @@ def check(name: str, root: str | None, decode: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@commands.command(epilog=EXAMPLES)
-@_on_a_profile
+def on_a_profile(command: Callable[..., None]) -> Callable[..., None]:
+    """Add PROFILE and the options of all commands that take one."""
+    setting = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Replace one of its values.")
+    return click.argument("profile")(setting(skip_unreadable(quiet(command))))
+
+
+@commands.command(
+    epilog=_examples(
+        "dgl study quick",
+        "dgl study creatures --only 05 --only 06",
+        "dgl study pets --all --set test_per_class=0 --set show_photos=true",
+    )
+)
+@on_a_profile
+@click.option("--only", multiple=True, metavar="05", help="Run this notebook instead of 01 to 04. May be repeated.")
+@click.option("--all", "every", is_flag=True, help="Run all notebooks.")
+@click.option("--out", type=PATH, help="Folder for the results. Default: results/PROFILE.")
 @click.option(
     "--until",
     default="notebooks",
-    show_default=True,
     type=click.Choice(["train", "evaluate", "notebooks"]),
-    help="End after training, or after the maps that the notebooks will ask for.",
+    help="Stop after training, or once the maps are there.",
 )
-def study(profile: str, settings: tuple[str, ...], quiet: bool, until: str) -> None:
-    """Check, train, evaluate, run the four notebooks; results/PROFILE gets all they made.
+def study(only: tuple[str, ...], every: bool, **options: Any) -> None:
+    """Train, localize and run notebooks 01 to 04 with the parameters of PROFILE.
 
-    A run that was broken off is taken up where it stood: finished training and cached maps are found again.
+    A run that was broken off continues where it stood, because finished training and maps are kept.
     """
-    from dgl_lib import study as library
+    from dgl_lib.study import runner
 
-    click.echo(f"done: {library.run(profile, settings, until=until, progress=not quiet)}")
-
-
-@commands.command(epilog=_examples("dgl train creatures", "dgl train pets --set epochs=8 --set profile=mine"))
-@_on_a_profile
-def train(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
-    """Only train PROFILE's classifier, and say where its checkpoint is."""
-    from dgl_lib import study as library
-
-    click.echo(f"done: {library.run(profile, settings, until='train', progress=not quiet)}")
+    if only and every:
+        raise UserError("--only and --all given, one of them allowed")
+    _run("study", notebooks=runner.ALL if every else only or runner.FIRST, **options)
 
 
-def _add_page(name: str, what: str) -> None:
-    """The command NAME, which makes the page ``results/PROFILE/NAME`` by the module of that name."""
-
-    @commands.command(name, help=f"{what}: results/PROFILE/{name}.")
-    @_on_a_profile
-    def make(profile: str, settings: tuple[str, ...], quiet: bool) -> None:
-        library = import_module(f"dgl_lib.{name}")
-        click.echo(f"done: {library.run(profile, settings, progress=not quiet)}")
+@commands.command(epilog=_examples("dgl train creatures", "dgl train pets --set epochs=8"))
+@on_a_profile
+def train(**options: Any) -> None:
+    """Only train PROFILE's classifier, and print where its checkpoint is."""
+    _run("train", until="train", **options)
 
 
-_add_page("comparison", "Compare every method on every layer")
-_add_page("scores", "Score boxes, thresholds and normalisations, and what usual mistakes add")
-_add_page("controls", "Localize a wrong class, with an untrained network, with one of shuffled labels")
-_add_page("seeds", "Train with two more seeds and compare all three")
-_add_page("architectures", "Train the other two networks and compare all three")
-_add_page("faithfulness", "Insertion, deletion and randomised weights, for every method")
+def _run(
+    command: str, profile: str, settings: tuple[str, ...], skip_unreadable: bool, quiet: bool, **options: Any
+) -> None:
+    from dgl_lib.study import runner
+    from dgl_lib.study.profile import read_profile
+
+    settings += ("skip_unreadable=true",) * skip_unreadable
+    typed = " ".join(["dgl", command, profile, *(f"--set {setting}" for setting in settings)])
+    chosen = read_profile(profile, settings)
+    click.echo(f"done: {runner.run(chosen, name=profile, command=typed, progress=not quiet, **options)}")
 
 
 @commands.command()
-@click.option("--quiet", is_flag=True, help="Draw no progress bars.")
+@quiet
 def notebooks(quiet: bool) -> None:
-    """Re-run the committed notebooks with their own defaults, in place, and clean them."""
-    from dgl_lib import study as library
+    """Run the committed notebooks again with their own defaults, in place."""
+    from dgl_lib.study import runner
 
-    library.rerun_committed(progress=not quiet)
+    runner.rerun_committed(progress=not quiet)
 
 
 @commands.command()
-@click.option("--check", is_flag=True, help="Write nothing; fail if a table is out of date.")
+@click.option("--check", is_flag=True, help="Write nothing. Fail if a table is out of date.")
 def readme(check: bool) -> None:
     """Fill the README's tables from results/."""
     from dgl_lib.study.readme import update_readme
@@ -395,8 +320,44 @@ def readme(check: bool) -> None:
     update_readme(check=check)
 
 
+@commands.command(
+    epilog=_examples(
+        "dgl results creatures pets --table scores",
+        "dgl results creatures --table scores --format latex",
+        "dgl results evaluated --format csv",
+    )
+)
+@click.argument("profiles", nargs=-1)
+@click.option("--table", help="claims, scores, ... An unknown name lists them. Default: claims.")
+@click.option("--format", "form", default="markdown", type=click.Choice(["markdown", "latex", "csv", "json"]))
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
+def results(profiles: tuple[str, ...], table: str | None, form: str) -> None:
+    """Print a table of results/PROFILE. Without a PROFILE, print it for all profiles that have claims.
+
+    A PROFILE can also be a folder that `dgl evaluate` wrote. Its default table is scores or boxes.
+    """
+    from dgl_lib.app import export
+
+    click.echo(export.render({name: export.read(name, table) for name in profiles or export.profiles()}, form))
+
+
+@commands.command(epilog=_examples("dgl compare results/creatures results/mine"))
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
+@click.option("--digits", default=6, type=click.IntRange(1, 15), help="Significant digits that must agree.")
+def compare(a: Path, b: Path, digits: int) -> None:
+    """Compare the CSV tables of two results folders number by number. If any table differs, the status is 1."""
+    from dgl_lib.app import export
+
+    lines = export.compare(a, b, digits)
+    for line in lines:
+        click.echo(line)
+    if lines:
+        raise click.exceptions.Exit(1)
+
+
 def main() -> None:
-    """Entry point: a user's mistake, a file that cannot be used, a warning and an interrupt are a line on stderr."""
+    """Entry point. A user's mistake, an unusable file, a warning or an interrupt prints one line on stderr."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
@@ -404,16 +365,13 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except UserError as error:
-        click.echo(f"error: {error}", err=True)
-        status = 2
-    except BrokenPipeError:  # whoever read our output has enough: not an error, and nothing more to be said
+    except BrokenPipeError:  # whoever read the output has enough, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
-    except OSError as error:
+    except (UserError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         status = 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; the same command takes it up where it stood", err=True)
+        click.echo("interrupted; the same command continues where it stood", err=True)
         status = 130
     sys.exit(status)

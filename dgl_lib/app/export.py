@@ -1,42 +1,34 @@
-"""Tables of ``results/`` and of `dgl evaluate` for reading and for papers, as Markdown, LaTeX, CSV or JSON."""
+"""Tables of ``results/`` and of `dgl evaluate`: printed for reading and for papers, and compared number by number."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dgl_lib import claims, paths
 from dgl_lib.errors import UserError
+from dgl_lib.study import paths
 
 FORMATS = ("markdown", "latex", "csv", "json")
-#: Shown where no table is named.
+#: The first of these that exists is shown where no table is named.
 DEFAULTS = ("claims", "scores", "boxes")
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
 
 
 def profiles() -> list[str]:
-    """The profiles that ``results/`` holds claims of."""
+    """The profiles that have claims in ``results/``."""
     return sorted(path.parent.name for path in (paths.project_root() / "results").glob("[!.]*/claims.csv"))
 
 
-def names_of(profile: str) -> dict[str, Path]:
-    """The tables of a profile by name: ``claims``, ``03_scores``, and a page's as ``comparison/scores``; or those in a
-    folder that ``assess.evaluate`` wrote: ``accuracy``, and ``scores`` or ``boxes``.
+def tables_of(profile: str) -> dict[str, Path]:
+    """The CSV files of a profile, or of a folder that `dgl evaluate` wrote, by their path without the ending.
 
     Raises:
-        UserError: no results of that profile, and no such folder of tables.
+        UserError: neither results of that profile nor a folder with tables exists.
     """
     own = paths.project_root() / "results" / (".quick" if profile == "quick" else profile)
     for folder in (own, Path(profile)):
@@ -46,72 +38,115 @@ def names_of(profile: str) -> dict[str, Path]:
     raise UserError(f"no results of a profile and no folder of tables is named {profile!r}; profiles: {there}")
 
 
-def read(profile: str, name: str = "") -> pd.DataFrame:
-    """A profile's or folder's table by its name, or by what stands behind the notebook's number: ``scores`` is
-    ``03_scores``. No name: the first there of ``DEFAULTS``.
+def read(profile: str, name: str | None = None) -> pd.DataFrame:
+    """A profile's or a folder's table. Its name may lack the folder and the notebook's number: ``scores`` is found as
+    ``03_scores``. Without a name it is the first of ``DEFAULTS`` that exists.
 
     Raises:
-        UserError: no such table, or several.
+        UserError: no table has that name, or several have.
     """
-    tables = names_of(profile)
+    tables = tables_of(profile)
     name = name or next((default for default in DEFAULTS if default in tables), DEFAULTS[0])
-    numbered = [key for key in tables if key.partition("_")[0].isdecimal() and key.partition("_")[2] == name]
-    if name not in tables and len(numbered) != 1:
+    found = [key for key in tables if name in (key, _short(key))]
+    if name in tables:
+        found = [name]
+    if len(found) != 1:
         raise UserError(f"table {name!r} is not in results of {profile!r}; allowed: {', '.join(tables)}")
-    file = tables[name if name in tables else numbered[0]]
-    return pd.read_csv(file, keep_default_na=False, na_values=["", "nan"], dtype={"scales": str})
+    return pd.read_csv(tables[found[0]], keep_default_na=False, na_values=["", "nan"], dtype={"scales": str})
+
+
+def _short(key: str) -> str:
+    number, _, rest = (name := key.rpartition("/")[2]).partition("_")
+    return rest if number.isdecimal() else name
 
 
 def render(tables: Mapping[str, pd.DataFrame], form: str) -> str:
-    """Tables by profile as text. Markdown and LaTeX round to two decimals and head each table with its profile; CSV and
-    JSON keep every digit and put the profile into a column of its own."""
+    """Tables by profile as text in one of ``FORMATS``.
+
+    Markdown and LaTeX (for the package booktabs) round to two decimals and print a table for each profile. CSV and
+    JSON keep every digit and print one table whose first column is the profile.
+    """
     if form not in FORMATS:
         raise UserError(f"format: {form!r} given, {', '.join(FORMATS)} allowed")
-    if form in ("csv", "json"):
-        both = pd.concat([table.assign(profile=name) for name, table in tables.items()], ignore_index=True)
-        both = both[["profile", *(column for column in both if column != "profile")]]
-        if form == "csv":
-            return both.to_csv(index=False, lineterminator="\n").rstrip("\n")
-        return json.dumps(records(both), indent=1, ensure_ascii=False)
-    blocks = []
-    for name, table in tables.items():
-        header = [str(column) for column in table.columns]
-        rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
-        blocks.append(
-            f"**{name}**\n\n{claims.markdown(header, rows)}" if form == "markdown" else _latex(name, header, rows)
-        )
-    return "\n\n".join(blocks)
+    if form == "markdown":
+        return "\n\n".join(f"**{name}**\n\n{_markdown(table)}" for name, table in tables.items())
+    if form == "latex":
+        two = "{:z.2f}".format
+        return "\n".join(
+            table.to_latex(index=False, escape=True, float_format=two, na_rep="", caption=name.replace("_", r"\_"))
+            for name, table in tables.items()
+        ).rstrip("\n")
+    both = pd.concat([table.assign(profile=name) for name, table in tables.items()], ignore_index=True)
+    both = both[["profile", *(column for column in both if column != "profile")]]
+    if form == "csv":
+        return both.to_csv(index=False, lineterminator="\n").rstrip("\n")
+    return json.dumps(records(both), indent=1, ensure_ascii=False)
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    text = [i for i, kind in enumerate(table.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
+    cells = table.astype(object).where(table.notna(), None).replace(r"\|", r"\\|", regex=True)
+    return cells.to_markdown(index=False, floatfmt="z.2f", missingval="", disable_numparse=text)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table's rows as JSON holds them: numbers that are none become null."""
+    """A table's rows as JSON objects. NaN becomes null."""
     return json.loads(table.to_json(orient="records", double_precision=15))
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:z.2f}"
-    return str(value)
+# ------------------------------------------------------------------------------------------------------ comparing
 
 
-def _latex(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A ``table`` in the style of the package booktabs."""
+def compare(a: Path, b: Path, digits: int = 6) -> list[str]:
+    """How the CSV files below two folders differ, one line for each file that does.
 
-    def escaped(text: str) -> str:
-        return "".join(LATEX.get(sign, sign) for sign in text)
+    Numbers are rounded to ``digits`` significant digits and may then differ by one in the last. Numbers below 1e-12
+    count as zero. All other cells must be equal as text.
 
-    lines = [" & ".join(map(escaped, cells)) + r" \\" for cells in (header, *rows)]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{escaped(caption)}}}",
-            rf"\begin{{tabular}}{{{'l' * len(header)}}}",
-            r"\toprule",
-            lines[0],
-            r"\midrule",
-            *lines[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    )
+    Raises:
+        UserError: a folder does not exist, or neither holds a CSV file.
+    """
+    for folder in (a, b):
+        if not folder.is_dir():
+            raise UserError(f"compare: {str(folder)!r} is not a folder")
+    here, there = ({file.relative_to(folder).as_posix() for file in folder.rglob("*.csv")} for folder in (a, b))
+    if not here | there:
+        raise UserError(f"compare: no CSV file below {str(a)!r} or {str(b)!r}")
+    found = dict.fromkeys(here - there, f"missing in {b}") | dict.fromkeys(there - here, f"missing in {a}")
+    found |= {name: _difference(a / name, b / name, digits) for name in here & there}
+    return [f"{name}: {found[name]}" for name in sorted(found) if found[name]]
+
+
+def _difference(a: Path, b: Path, digits: int) -> str:
+    """What differs between two CSV files, in words. Empty if nothing does."""
+    one, other = _cells(a), _cells(b)
+    if one[0] != other[0]:
+        return f"columns {', '.join(one[0])} and {', '.join(other[0])}"
+    if list(map(len, one)) != list(map(len, other)):
+        return f"{len(one) - 1} and {len(other) - 1} rows, or rows of unequal length"
+    different = [
+        f"row {i}, {column}: {x!r} and {y!r}"
+        for i, (row, twin) in enumerate(zip(one, other, strict=True))
+        for column, x, y in zip(one[0], row, twin, strict=False)
+        if not _same(x, y, digits)
+    ]
+    return f"{len(different)} cells, the first in {different[0]}" if different else ""
+
+
+def _cells(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file)) or [[]]
+
+
+def _same(x: str, y: str, digits: int) -> bool:
+    """Whether two cells are equal as text, or are numbers that agree as ``compare`` says."""
+    if x == y:
+        return True
+    try:
+        p, q = (float(f"{float(cell):.{digits - 1}e}") for cell in (x, y))
+    except ValueError:
+        return False
+    largest = max(abs(p), abs(q))
+    if not math.isfinite(largest):
+        return p == q
+    return largest < 1e-12 or abs(p - q) <= 1.01 * 10 ** (math.floor(math.log10(largest)) - digits + 1)
