@@ -1,85 +1,100 @@
 """The training loop: image labels in, a classifier out. It never opens a mask.
 
-A run lives in one folder. Killed at any moment, it goes on from its last whole save and ends with the same weights.
+A run lives in one folder. If it is killed, the next call goes on from its last save and ends with the same weights.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
+from dgl_lib.files import write_bytes, write_text
 from dgl_lib.models import Classifier, load_checkpoint, preprocess, save_checkpoint, squash
 
-COLUMNS = ("epoch", "step", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+COLUMNS = ["epoch", "step", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"]
+
+
+class Recipe(BaseModel):
+    """How a classifier is trained. Values out of range raise pydantic's ``ValidationError``, a ``ValueError``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    resize: int = Field(128, ge=32, description="images are squashed to this side, pixels")
+    crop: int = Field(128, ge=32, validate_default=True, description="side of the random crops, pixels")
+    epochs: int = Field(6, ge=1, description="passes over the training images")
+    batch_size: int = Field(10, ge=1, description="images a step")
+    learning_rate: float = Field(0.002, gt=0, description="peak rate of the new layers")
+    trunk_learning_rate: float = Field(0.002, ge=0, description="peak rate of the trunk")
+    weight_decay: float = Field(0.001, ge=0, description="AdamW's, on weights only")
+    seed: int = Field(0, ge=0, description="of the starting weights, the order, the crops and dropout")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where the network runs")
+
+    @field_validator("crop")
+    @classmethod
+    def _crop_fits(cls, crop: int, given: ValidationInfo) -> int:
+        if crop > given.data.get("resize", crop):
+            raise ValueError(f"at most resize ({given.data['resize']}) allowed")
+        return crop
 
 
 def pick_device(name: str) -> torch.device:
-    """``"auto"`` (cuda, else mps, else cpu), ``"cpu"``, ``"cuda"`` or ``"mps"``; UserError where it is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
-    if not there.get(name, False):
-        raise UserError(f"device: {name!r} given; here: auto, {', '.join(kind for kind in there if there[kind])}")
-    return torch.device(name)
+    """``"auto"`` (cuda, else mps, else cpu), ``"cpu"``, ``"cuda"`` or ``"mps"``. UserError if it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [kind for kind, is_there in there.items() if is_there]
+    if name != "auto" and name not in found:
+        raise UserError(f"device: {name!r} given; here: auto, {', '.join(reversed(found))}")
+    return torch.device(found[0] if name == "auto" else name)
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """Whether bfloat16 is worth its loss of digits. In training and where pictures are only classified; localizing
-    always runs in float32.
+    """Whether training and classification run in bfloat16. Localization always runs in float32.
 
-    On CPUs oneDNN must report it (emulated, it is 13 times slower than float32) and the processor must have tile
-    instructions: with AVX512-BF16 alone a training step was measured 1.2 times slower than in float32.
+    A CPU needs native instructions, which oneDNN reports: emulated bfloat16 is 13 times slower than float32. It also
+    needs tile instructions (AMX): with AVX512-BF16 alone a training step took 1.2 times as long as in float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_amx_tile_supported()
 
 
-class Crops:
-    """A data set as training sees it: squashed to ``resize``, cropped to ``crop`` and flipped at random.
+def batches(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The indices of each step's images in ``epoch``: a new order each epoch, and whole batches only.
 
-    The crop of image i in epoch e depends on (seed, e, i) alone, so a resumed run sees what the whole one would have.
+    With fewer images than ``batch_size``, all of them are one batch.
     """
-
-    def __init__(self, dataset: Dataset, resize: int, crop: int, seed: int):
-        self.dataset, self.resize, self.crop, self.seed = dataset, resize, crop, seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int]:
-        """(crop, crop, 3) uint8 and the label, for ``key`` = (epoch, index)."""
-        epoch, index = key
-        random = np.random.default_rng([self.seed, epoch, index])
-        top, left = random.integers(self.resize - self.crop + 1, size=2)
-        image = squash(self.dataset.image(index), self.resize)
-        image = image[top : top + self.crop, left : left + self.crop]
-        return image[:, ::-1] if random.integers(2) else image, int(self.dataset.labels[index])
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    return [order[i : i + batch_size] for i in range(0, max(1, count - batch_size + 1), batch_size)]
 
 
-def batches(count: int, batch_size: int, seed: int, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
-    """The keys (epoch, index) of steps ``start`` .. ``stop``: a new order each epoch, a last partial batch dropped."""
-    per_epoch = max(1, count // batch_size)
-    order, ordered = np.arange(0), -1
-    for step in range(start, stop):
-        epoch, place = divmod(step, per_epoch)
-        if epoch != ordered:
-            order, ordered = np.random.default_rng([seed, epoch]).permutation(count), epoch
-        yield [(epoch, int(i)) for i in order[place * batch_size : (place + 1) * batch_size]]
+def random_crop(dataset: Dataset, epoch: int, index: int, recipe: Recipe) -> np.ndarray:
+    """Image ``index`` as training sees it: squashed, cropped and flipped at random, (crop, crop, 3) uint8.
+
+    The draw depends on (seed, epoch, index) alone, so a resumed run sees the same crops.
+    """
+    random = np.random.default_rng([recipe.seed, epoch, index])
+    top, left = random.integers(recipe.resize - recipe.crop + 1, size=2)
+    image = squash(dataset.image(index), recipe.resize)  # resize x resize x 3
+    image = image[top : top + recipe.crop, left : left + recipe.crop]  # crop x crop x 3
+    return image[:, ::-1] if random.integers(2) else image
 
 
 def parameter_groups(
     model: Classifier, learning_rate: float, trunk_learning_rate: float, weight_decay: float
 ) -> list[dict]:
-    """Trunk and new layers at their own rates; decay on weights only, never on biases and batch norm."""
+    """Trunk and new layers at their own rates. Only weights decay, biases and batch norms do not."""
     trunk = set(model.trunk_names())
     groups = []
     for in_trunk, rate in ((True, trunk_learning_rate), (False, learning_rate)):
@@ -91,177 +106,188 @@ def parameter_groups(
     return groups
 
 
+@dataclass
+class Run:
+    """A training run under way: what is trained, and how far it is."""
+
+    model: Classifier
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    folder: Path
+    bar: tqdm
+    began: float = field(default_factory=time.perf_counter)
+    step: int = 0
+    loss: float = 0.0  # this and the next two: sums over the images that the epoch has seen so far
+    right: int = 0
+    seen: int = 0
+    history: list[dict] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)  # score, epoch and weights of the best epoch so far
+
+
+SAVED = ("step", "loss", "right", "seen", "history", "best")
+
+
 def fit(
     model: Classifier,
     train: Dataset,
     val: Dataset,
-    *,
     folder: str | Path,
-    epochs: int,
-    batch_size: int,
-    resize: int,
-    crop: int,
-    learning_rate: float,
-    trunk_learning_rate: float,
-    weight_decay: float,
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = False,
-    save_every: int = 0,
+    recipe: Recipe,
+    *,
     facts: dict | None = None,
+    save_every: int = 0,
+    progress: bool = False,
 ) -> list[dict]:
-    """Train ``model`` on image labels; leaves ``classifier.safetensors`` and ``history.csv`` in ``folder``.
+    """Train ``model`` on image labels. Leaves ``classifier.safetensors`` and ``history.csv`` in ``folder``.
 
-    AdamW on a one-cycle schedule, softmax cross-entropy, gradient norm clipped at 5, bfloat16 where it is native.
-    The weights kept are those of the epoch with the best validation accuracy (then the lower loss). A folder that holds
-    a finished run gives its result at once; one that holds a broken-off run is taken up from its last save.
+    AdamW on a one-cycle schedule, softmax cross-entropy, gradient norm clipped at 5, bfloat16 where that is fast.
+    The weights kept are those of the epoch with the highest validation accuracy; of equals, the lowest loss.
+    A finished run's folder gives its result at once. A run that was broken off goes on from its last save.
 
     Args:
-        model: moved to the device, and left with the kept weights, on the CPU and in eval mode.
-        train, val: data sets with the same classes; ``val`` chooses the epoch, and is never trained on.
-        resize, crop: photographs are squashed to ``resize`` px, trained on in random ``crop`` px pieces and flips;
-            validation sees them whole at ``resize``.
-        learning_rate, trunk_learning_rate: peak rates of the new layers and of the trunk.
-        seed: of order, crops and dropout; the initial weights are the caller's.
-        save_every: steps between saves, beside the one after every epoch; 0 for none.
-        facts: what else the checkpoint's header should tell.
+        model: its weights are the starting weights. It comes back trained, on the CPU and in eval mode.
+        train, val: data sets with the same classes. ``val`` only chooses the epoch.
+        facts: further entries of the checkpoint's header.
+        save_every: steps between saves; 0 saves after each epoch only.
 
     Returns:
-        one row an epoch, with the columns of ``COLUMNS``; losses in nats, accuracies in 0..1.
+        one row an epoch, with the columns ``COLUMNS``: losses in nats, accuracies in 0..1.
 
     Raises:
-        UserError: classes that do not fit, no images, sizes out of range; RuntimeError: the loss is not finite.
+        UserError: classes that do not fit, or no images. RuntimeError: the loss is not finite.
     """
-    if train.classes != val.classes or len(train.classes) != model.num_classes:
-        raise UserError(
-            f"classes: {len(train.classes)} to train, {len(val.classes)} to validate, {model.num_classes} in the head"
-        )
-    if not 0 < crop <= resize:
-        raise UserError(f"crop: {crop} given, 1..{resize} (resize) allowed")
-    if epochs < 1 or batch_size < 1 or not len(train) or not len(val):
-        sizes = f"{epochs} epochs of batches of {batch_size}, {len(train)} images to train, {len(val)} to validate"
-        raise UserError(f"{sizes}: none of them may be 0")
+    sizes = len(train.classes), len(val.classes), model.num_classes
+    if train.classes != val.classes or sizes[0] != sizes[2]:
+        raise UserError(f"classes: {sizes[0]} to train, {sizes[1]} to validate, {sizes[2]} in the head")
+    if not len(train) or not len(val):
+        raise UserError(f"{len(train)} images to train, {len(val)} to validate: at least one of each needed")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    finished, unfinished = folder / "classifier.safetensors", folder / "unfinished.pt"
+    finished = folder / "classifier.safetensors"
     if finished.exists():
         model.load_state_dict(load_checkpoint(finished).state_dict())
         model.classes = train.classes
         model.eval()
         return read_history(folder)
 
-    where = pick_device(device)
-    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on CPUs
-    per_epoch = max(1, len(train) // batch_size)
-    steps = epochs * per_epoch
-    groups = parameter_groups(model, learning_rate, trunk_learning_rate, weight_decay)
-    optimizer = torch.optim.AdamW(groups, fused=True)  # one pass over the weights instead of a dozen
+    model.to(pick_device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
+    groups = parameter_groups(model, recipe.learning_rate, recipe.trunk_learning_rate, recipe.weight_decay)
+    steps = recipe.epochs * len(batches(len(train), recipe.batch_size, recipe.seed, 0))
+    optimizer = torch.optim.AdamW(groups, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [group["lr"] for group in groups], total_steps=steps)
-    torch.manual_seed(seed)
-    run: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "right": 0, "seen": 0, "history": [], "best": None}
-    if unfinished.exists():
-        saved = torch.load(unfinished, map_location=where, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        torch.set_rng_state(saved["random"].cpu())
-        if "device_random" in saved:
-            torch.get_device_module(where).set_rng_state(saved["device_random"].cpu())
-        run = saved["run"]
+    bar = tqdm(total=steps, desc="training", unit="step", disable=not progress)
+    torch.manual_seed(recipe.seed)
+    run = Run(model, optimizer, schedule, folder, bar)
+    resume(run)
+    for epoch in range(len(run.history), recipe.epochs):
+        row = train_one_epoch(run, train, recipe, epoch, save_every)
+        val_loss, val_accuracy = evaluate(model, val, recipe.resize, recipe.batch_size)
+        row |= {"val_loss": val_loss, "val_accuracy": val_accuracy, "seconds": time.perf_counter() - run.began}
+        run.history.append({"epoch": epoch + 1, "step": run.step, **row})
+        if not run.best or (val_accuracy, -val_loss) > run.best["score"]:
+            weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            run.best = {"score": (val_accuracy, -val_loss), "epoch": epoch + 1, "weights": weights}
+        bar.set_postfix(val_accuracy=f"{val_accuracy:.3f}")
+        save(run)
+    bar.close()
 
-    def save() -> None:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-        if where.type != "cpu":  # dropout draws there
-            state["device_random"] = torch.get_device_module(where).get_rng_state()
-        beside = unfinished.with_suffix(".part")
-        torch.save({**state, "random": torch.get_rng_state(), "run": run}, beside)
-        beside.replace(unfinished)
-
-    keys = batches(len(train), batch_size, seed, run["step"], steps)
-    # A generator of its own: the loader would otherwise draw from the global one, which dropout's resume relies on.
-    crops: Any = Crops(train, resize, crop, seed)
-    loader: DataLoader = DataLoader(crops, batch_sampler=keys, collate_fn=list, generator=torch.Generator())
-    bar = tqdm(loader, total=steps, initial=run["step"], desc="training", unit="step", disable=not progress)
-    started = time.perf_counter() - run["seconds"]
-    model.train()
-    for batch in bar:
-        images, labels = zip(*batch, strict=True)
-        target = torch.tensor(labels, device=where)
-        with torch.autocast(where.type, torch.bfloat16, enabled=bf16_is_fast(where)):
-            logits = model(preprocess(model, images, crop))
-        loss = nn.functional.cross_entropy(logits.float(), target)
-        if not loss.isfinite():
-            raise RuntimeError(f"training: the loss is {loss.item()} at step {run['step']}; lower the learning rates")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        rate = schedule.get_last_lr()[-1]
-        optimizer.step()
-        schedule.step()
-
-        run["step"] += 1
-        run["loss"] += loss.item() * len(target)
-        run["right"] += int((logits.argmax(1) == target).sum())
-        run["seen"] += len(target)
-        if run["step"] % per_epoch == 0:
-            val_loss, val_accuracy = validate(model, val, resize, batch_size)
-            run["seconds"] = time.perf_counter() - started
-            numbers = (run["loss"] / run["seen"], run["right"] / run["seen"], val_loss, val_accuracy, run["seconds"])
-            row = dict(zip(COLUMNS, (run["step"] // per_epoch, run["step"], rate, *numbers), strict=True))
-            run["history"].append(row)
-            run.update(loss=0.0, right=0, seen=0)
-            if run["best"] is None or (val_accuracy, -val_loss) > run["best"]["score"]:
-                state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-                run["best"] = {"score": (val_accuracy, -val_loss), "epoch": row["epoch"], "state": state}
-            bar.set_postfix(val_accuracy=f"{val_accuracy:.3f}")
-            save()
-        elif save_every and run["step"] % save_every == 0:
-            run["seconds"] = time.perf_counter() - started
-            save()
-
-    model.load_state_dict(run["best"]["state"])
+    model.load_state_dict(run.best["weights"])
     model.cpu().eval()
     model.classes = train.classes
-    write_history(folder, run["history"])
-    kept = {"epoch": run["best"]["epoch"], "val_accuracy": run["best"]["score"][0]}
+    write_history(folder, run.history)
+    kept = {"epoch": run.best["epoch"], "val_accuracy": run.best["score"][0]}
     save_checkpoint(model, finished, **kept, **(facts or {}))
-    unfinished.unlink(missing_ok=True)
-    return run["history"]
+    for left in folder.glob("*unfinished.pt*"):  # the save, and any that was killed half written
+        left.unlink()
+    return run.history
+
+
+def train_one_epoch(run: Run, train: Dataset, recipe: Recipe, epoch: int, save_every: int) -> dict[str, float]:
+    """Train on the rest of ``epoch`` (from 0). Returns its last learning rate, its mean loss and its accuracy."""
+    model = run.model.train()
+    device = next(model.parameters()).device
+    steps = batches(len(train), recipe.batch_size, recipe.seed, epoch)
+    for chosen in steps[run.step - epoch * len(steps) :]:  # of a resumed epoch, what is left
+        images = [random_crop(train, epoch, int(i), recipe) for i in chosen]
+        target = torch.from_numpy(train.labels[chosen]).to(device)  # N
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
+            logits = model(preprocess(model, images, recipe.crop))  # N x 3 x crop x crop -> N x C
+        loss = nn.functional.cross_entropy(logits.float(), target)
+        if not loss.isfinite():
+            raise RuntimeError(f"training: the loss is {loss.item()} at step {run.step}; lower the learning rates")
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        rate = float(run.schedule.get_last_lr()[-1])
+        run.optimizer.step()
+        run.schedule.step()
+
+        run.step += 1
+        run.loss += loss.item() * len(target)
+        run.right += int((logits.argmax(1) == target).sum())
+        run.seen += len(target)
+        run.bar.update(run.step - run.bar.n)
+        if save_every and run.step % save_every == 0 and run.step % len(steps):  # an epoch's end is saved by fit
+            save(run)
+    row = {"learning_rate": rate, "train_loss": run.loss / run.seen, "train_accuracy": run.right / run.seen}
+    run.loss, run.right, run.seen = 0.0, 0, 0
+    return row
 
 
 @torch.no_grad()
 def predict(model: nn.Module, dataset: Dataset, size: int, batch_size: int = 32) -> Tensor:
-    """Logits (N, classes) of the whole photographs, squashed to ``size`` px, in eval mode; flags as they were after."""
+    """Logits (N, C) of whole photographs squashed to ``size`` pixels, in eval mode. Float32, on the CPU."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     parts = []
     with torch.autocast(device.type, torch.bfloat16, enabled=was_training and bf16_is_fast(device)):
-        for start in range(0, len(dataset), batch_size):
-            images = [dataset.image(i) for i in range(start, min(start + batch_size, len(dataset)))]
-            parts.append(model(preprocess(model, images, size)))
+        for first in range(0, len(dataset), batch_size):
+            images = [dataset.image(i) for i in range(first, min(first + batch_size, len(dataset)))]
+            parts.append(model(preprocess(model, images, size)))  # batch x C
     model.train(was_training)
-    return torch.cat(parts).float().cpu()
+    return torch.cat(parts).float().cpu()  # N x C
 
 
-def validate(model: nn.Module, dataset: Dataset, size: int, batch_size: int = 32) -> tuple[float, float]:
+def evaluate(model: nn.Module, dataset: Dataset, size: int, batch_size: int = 32) -> tuple[float, float]:
     """Mean cross-entropy (nats) and top-1 accuracy (0..1) on ``dataset``."""
-    logits, labels = predict(model, dataset, size, batch_size), torch.from_numpy(dataset.labels)
+    logits, labels = predict(model, dataset, size, batch_size), torch.from_numpy(dataset.labels)  # N x C, N
     return float(nn.functional.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).double().mean())
 
 
+def save(run: Run) -> None:
+    """Write all that the rest of the run depends on to ``unfinished.pt``."""
+    state = {name: getattr(run, name).state_dict() for name in ("model", "optimizer", "schedule")}
+    state |= {name: getattr(run, name) for name in SAVED}
+    state |= {"seconds": time.perf_counter() - run.began, "random": torch.get_rng_state()}
+    if (device := next(run.model.parameters()).device).type != "cpu":  # dropout draws there
+        state["device_random"] = torch.get_device_module(device).get_rng_state()
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    write_bytes(run.folder / "unfinished.pt", stream.getvalue())
+
+
+def resume(run: Run) -> None:
+    """Take ``run`` to where ``unfinished.pt`` left it, if there is one."""
+    if not (run.folder / "unfinished.pt").exists():
+        return
+    device = next(run.model.parameters()).device
+    saved = torch.load(run.folder / "unfinished.pt", map_location=device, weights_only=True)
+    for name in ("model", "optimizer", "schedule"):
+        getattr(run, name).load_state_dict(saved[name])
+    for name in SAVED:
+        setattr(run, name, saved[name])
+    run.began -= saved["seconds"]
+    torch.set_rng_state(saved["random"].cpu())
+    if "device_random" in saved:
+        torch.get_device_module(device).set_rng_state(saved["device_random"].cpu())
+
+
 def write_history(folder: Path, history: list[dict]) -> None:
-    """One row an epoch, to ``history.csv``, written beside and renamed."""
-    beside = folder / "history.csv.part"
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(history)
-    beside.replace(folder / "history.csv")
+    """One row an epoch, to ``history.csv``, with all digits."""
+    write_text(folder / "history.csv", pd.DataFrame(history, columns=COLUMNS).to_csv(index=False))
 
 
 def read_history(folder: str | Path) -> list[dict]:
     """The rows of a finished run's ``history.csv``, as numbers."""
-    whole = ("epoch", "step")
-    with (Path(folder) / "history.csv").open(newline="") as file:
-        return [{k: int(v) if k in whole else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    rows = csv.DictReader((Path(folder) / "history.csv").read_text().splitlines())
+    return [{k: int(v) if k in ("epoch", "step") else float(v) for k, v in row.items()} for row in rows]

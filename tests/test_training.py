@@ -13,22 +13,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
-from dgl_lib import evaluation, training
+from dgl_lib import files, training
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.data.records import Shuffled
 from dgl_lib.errors import UserError
+from dgl_lib.evaluate import raw
 from dgl_lib.files import write_text
 from dgl_lib.models import NETWORKS, SPGPlain, digest, load_checkpoint, save_checkpoint, spg_plain, squash
 from dgl_lib.training import (
-    Crops,
+    Recipe,
     batches,
+    evaluate,
     fit,
     parameter_groups,
     pick_device,
     predict,
+    random_crop,
     read_history,
-    validate,
     write_history,
 )
 
@@ -55,17 +58,17 @@ class LabelsOnly:
 
 
 TRAIN, VAL = LabelsOnly(10, "train"), LabelsOnly(4, "val")
-SETTINGS = {
-    "epochs": 2,
-    "batch_size": 3,  # 3 whole batches an epoch; one image is left over
-    "resize": 36,
-    "crop": 32,
-    "seed": 7,
-    "device": "cpu",
-    "learning_rate": 3e-3,
-    "trunk_learning_rate": 1e-3,
-    "weight_decay": 1e-2,
-}
+RECIPE = Recipe(
+    epochs=2,
+    batch_size=3,  # 3 whole batches an epoch; one image is left over
+    resize=36,
+    crop=32,
+    seed=7,
+    device="cpu",
+    learning_rate=3e-3,
+    trunk_learning_rate=1e-3,
+    weight_decay=1e-2,
+)
 
 
 def network(seed: int = 0) -> SPGPlain:
@@ -73,9 +76,12 @@ def network(seed: int = 0) -> SPGPlain:
     return spg_plain(3, width=1 / 16)
 
 
-def train(folder: Path, model: SPGPlain | None = None, **settings: object) -> tuple[SPGPlain, list[dict]]:
+def train(
+    folder: Path, model: SPGPlain | None = None, save_every: int = 0, facts: dict | None = None, **changes: object
+) -> tuple[SPGPlain, list[dict]]:
     model = model or network()
-    return model, fit(model, TRAIN, VAL, folder=folder, **{**SETTINGS, **settings})  # type: ignore[arg-type]
+    recipe = Recipe(**(dict(RECIPE) | changes))
+    return model, fit(model, TRAIN, VAL, folder, recipe, save_every=save_every, facts=facts)
 
 
 class Killed(BaseException):
@@ -143,16 +149,15 @@ def test_killed_at_any_step_or_validation_the_weights_are_the_same(
 def test_killed_while_saving_the_save_before_is_whole(
     at: int, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true_save, calls = torch.save, iter(range(100))
+    calls = iter(range(100))
 
-    def torn(state: object, path: Path) -> None:
-        true_save(state, path)
+    def torn(file: int) -> None:
         if next(calls) == at:
-            path.write_bytes(path.read_bytes()[:5000])
+            os.ftruncate(file, 5000)
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(torch, "save", torn)
+        patch.setattr(os, "fsync", torn)
         train(tmp_path, save_every=1)
     same(resume(tmp_path), whole, tmp_path)
 
@@ -189,10 +194,11 @@ for attempt in range(6):
         train(folder, network(), save_every=1)
         os._exit(0)
     try:
+        beside = folder / f".unfinished.pt.{pid}"
         for _ in range(random.randint(1, 3)):
-            while (folder / "unfinished.part").exists():
+            while beside.exists():
                 pass
-            while not (folder / "unfinished.part").exists() and os.waitpid(pid, os.WNOHANG) == (0, 0):
+            while not beside.exists() and os.waitpid(pid, os.WNOHANG) == (0, 0):
                 pass
         time.sleep(random.random() / 5 * (attempt % 2))
         os.kill(pid, signal.SIGKILL)
@@ -211,6 +217,7 @@ def test_killed_by_the_system_at_any_moment(whole, tmp_path: Path) -> None:
     finished = (tmp_path / "run" / "classifier.safetensors").exists()
     model, history = train(tmp_path / "run", network(seed=99) if finished else None)
     same((model, history), whole, tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["classifier.safetensors", "history.csv"]
 
 
 def test_a_finished_folder_gives_its_result_at_once(whole, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +252,7 @@ def full_disk(after: int) -> Iterator[None]:
 HISTORY = [dict.fromkeys(training.COLUMNS, 1)] * 100
 WRITERS: dict[str, Callable[[Path], object]] = {
     "text": lambda path: write_text(path, 9999 * "a"),
+    "arrays.npz": lambda path: files.write_arrays(path, {"a": np.random.default_rng(0).random(999)}),
     "checkpoint": lambda path: save_checkpoint(network(), path),
     "history.csv": lambda path: write_history(path.parent, HISTORY),
 }
@@ -265,16 +273,16 @@ def test_a_full_disk_leaves_the_file_that_was_there(name: str, after: int, tmp_p
 def test_a_disk_that_fills_while_saving_keeps_the_save_before(
     at: int, after: int, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true_save, calls, before = torch.save, iter(range(100)), []
+    calls, before = iter(range(100)), []
 
-    def filling(state: object, path: Path) -> None:
+    def filling(path: Path, data: bytes) -> None:
         full = next(calls) == at
         before.extend(file.read_bytes() for file in tmp_path.glob("unfinished.pt") if full)
         with full_disk(after if full else 10**9):
-            true_save(state, path)
+            files.write_bytes(path, data)
 
-    with monkeypatch.context() as patch, pytest.raises((OSError, RuntimeError)):  # RuntimeError: torch's own writer
-        patch.setattr(torch, "save", filling)
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(training, "write_bytes", filling)
         train(tmp_path, save_every=1)
     assert [file.read_bytes() for file in tmp_path.glob("unfinished.pt")] == before and len(before) == (at > 0)
     same(resume(tmp_path), whole, tmp_path)
@@ -299,21 +307,21 @@ def test_a_disk_that_is_full_at_the_end_keeps_the_last_save(
 
 def test_a_full_disk_keeps_the_maps_that_were_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"layers": ["add1"], "methods": ["cam"], "size": 32, "device": "cpu", "folder": tmp_path}
-    monkeypatch.setattr(evaluation, "PART", 2)
-    true, calls, model = np.savez_compressed, iter(range(100)), network().eval()
+    monkeypatch.setattr(raw, "PART", 2)
+    true, model = files.write_bytes, network().eval()
 
-    def filling(*args: object, **kwargs: object) -> None:
-        with full_disk(10**9 if next(calls) == 0 else 100):
-            true(*args, **kwargs)  # type: ignore[arg-type]
+    def filling(path: Path, data: bytes) -> None:
+        with full_disk(100 if list(tmp_path.glob("maps-*/*.npz")) else 10**9):  # full from the second part on
+            true(path, data)
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr(np, "savez_compressed", filling)
-        evaluation.raw_maps(model, VAL, **settings)  # type: ignore[arg-type]
+        patch.setattr(files, "write_bytes", filling)
+        raw.raw_maps(model, VAL, **settings)  # type: ignore[arg-type]
     [part] = tmp_path.glob("maps-*/*.npz")
     kept, localized = part.read_bytes(), []
-    true_localize = evaluation._localize
-    monkeypatch.setattr(evaluation, "_localize", lambda *a: localized.append(list(a[2])) or true_localize(*a))
-    maps = evaluation.raw_maps(model, VAL, **settings)  # type: ignore[arg-type]
+    true_localize = raw._localize
+    monkeypatch.setattr(raw, "_localize", lambda *a: localized.append(list(a[2])) or true_localize(*a))
+    maps = raw.raw_maps(model, VAL, **settings)  # type: ignore[arg-type]
     assert localized == [[2, 3]] and part.read_bytes() == kept and len(maps.classes) == 4
 
 
@@ -336,7 +344,7 @@ def test_the_best_epoch_on_validation_is_kept(scores, best: int, tmp_path: Path,
         seen.append(digest(model))
         return scores[len(seen) - 1]
 
-    monkeypatch.setattr(training, "validate", scripted)
+    monkeypatch.setattr(training, "evaluate", scripted)
     model, history = train(tmp_path, epochs=3, facts={"by": "a test"})
     assert len(set(seen)) == 3 and digest(model) == seen[best - 1]
     loaded = load_checkpoint(tmp_path / "classifier.safetensors")
@@ -350,13 +358,52 @@ def test_validation_sees_whole_images_in_eval_mode(monkeypatch) -> None:
     true_preprocess = training.preprocess
     monkeypatch.setattr(training, "preprocess", lambda m, i, s: sizes.append((len(i), s)) or true_preprocess(m, i, s))
     before = digest(model)
-    loss, accuracy = validate(model, VAL, 36, batch_size=3)
+    loss, accuracy = evaluate(model, VAL, 36, batch_size=3)
     assert sizes == [(3, 36), (1, 36)] and model.training and digest(model) == before
     logits = predict(model.eval(), VAL, 36)
     assert logits.shape == (4, 3) and not logits.requires_grad and not model.training
     p = logits.double().softmax(1)[torch.arange(4), torch.from_numpy(VAL.labels)]
     assert loss == pytest.approx(float(-p.log().mean()), rel=1e-2)  # bfloat16 where it is native
-    assert accuracy in (0, 0.25, 0.5, 0.75, 1)
+    assert accuracy == (logits.argmax(1).numpy() == VAL.labels).mean()
+
+
+def test_accuracy_and_loss_by_hand() -> None:
+    """Whatever it sees, the model says class 0 with logit 1. Two of the four labels (0, 1, 2, 0) are 0."""
+    model = network()
+    with torch.no_grad():
+        model.fc.weight.zero_()
+        model.fc.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    loss, accuracy = evaluate(model.eval(), VAL, 36)
+    assert accuracy == 0.5 and loss == pytest.approx(np.log(np.e + 2) - 0.5)
+    assert evaluate(model, LabelsOnly(6, "val"), 36)[1] == pytest.approx(1 / 3)
+
+
+def test_an_epoch_sees_the_images_of_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def recorded(dataset: LabelsOnly, epoch: int, index: int, recipe: Recipe) -> np.ndarray:
+        assert dataset is TRAIN and recipe.seed == RECIPE.seed
+        seen.append((epoch, index))
+        return random_crop(dataset, epoch, index, recipe)
+
+    monkeypatch.setattr(training, "random_crop", recorded)
+    train(tmp_path)
+    assert seen == [(e, i) for e in (0, 1) for batch in batches(10, 3, RECIPE.seed, e) for i in batch]
+    assert len(set(seen)) == 18
+
+
+def test_the_learning_rate_goes_up_and_down_one_cycle(tmp_path: Path) -> None:
+    """Six steps, the peak after 0.3 of them: at step 0.8. The last rate is the first, peak / 25, by 10,000."""
+    _, history = train(tmp_path)
+    after_peak = (2 - 0.8) / (5 - 0.8)  # the first epoch's last step
+    low = 3e-3 / 25 / 1e4
+    expected = low + (3e-3 - low) * (1 + np.cos(np.pi * after_peak)) / 2
+    assert [row["learning_rate"] for row in history] == pytest.approx([expected, low])
+
+
+def test_one_epoch_is_enough(tmp_path: Path) -> None:
+    _, history = train(tmp_path, epochs=1)
+    assert [row["epoch"] for row in history] == [1] and (tmp_path / "classifier.safetensors").exists()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -365,7 +412,7 @@ def test_every_network_is_trained_the_same_way(network: str, tmp_path: Path) -> 
     torch.manual_seed(0)
     model = NETWORKS[network](3, width=1 / 16)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    history = fit(model, TRAIN, VAL, folder=tmp_path, **SETTINGS)  # type: ignore[arg-type]
+    history = fit(model, TRAIN, VAL, tmp_path, RECIPE)
     assert len(history) == 2 and all(np.isfinite(row["train_loss"]) for row in history)
     assert not [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
     loaded = load_checkpoint(tmp_path / "classifier.safetensors")
@@ -391,24 +438,24 @@ def test_shuffled_labels_keep_the_counts_and_forget_the_images() -> None:
 
 
 def test_every_epoch_has_an_order_of_its_own_and_every_image_once() -> None:
-    keys = list(batches(10, 3, seed=0, start=0, stop=9))
-    assert [len(batch) for batch in keys] == [3] * 9
-    epochs = [[i for batch in keys[e * 3 : e * 3 + 3] for _, i in batch] for e in range(3)]
-    assert [{epoch for batch in keys[e * 3 : e * 3 + 3] for epoch, _ in batch} for e in range(3)] == [{0}, {1}, {2}]
-    assert all(len(set(order)) == 9 for order in epochs)
-    assert epochs[0] != epochs[1] != epochs[2] != epochs[0] and epochs[0] != sorted(epochs[0])
-    assert list(batches(10, 3, seed=0, start=4, stop=9)) == keys[4:]  # a resumed run goes on where it was
-    assert next(batches(10, 3, seed=1, start=0, stop=1)) != keys[0]
-    assert [len(batch) for batch in batches(2, 3, seed=0, start=0, stop=2)] == [2, 2]  # fewer than a batch
+    epochs = [batches(10, 3, seed=0, epoch=e) for e in range(3)]
+    assert [[len(batch) for batch in epoch] for epoch in epochs] == [[3, 3, 3]] * 3
+    orders = [np.concatenate(epoch).tolist() for epoch in epochs]
+    assert all(len(set(order)) == 9 and set(order) <= set(range(10)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0] and orders[0] != sorted(orders[0])
+    assert np.concatenate(batches(10, 3, seed=1, epoch=0)).tolist() != orders[0]
+    for count, sizes in ((2, [2]), (3, [3]), (5, [3]), (6, [3, 3])):  # a part of a batch stands only alone
+        assert [len(batch) for batch in batches(count, 3, seed=0, epoch=0)] == sizes
 
 
 def test_crops_depend_on_seed_epoch_and_index_alone() -> None:
-    crops, again = Crops(TRAIN, 36, 32, seed=0), Crops(TRAIN, 36, 32, seed=0)
     for key in ((0, 1), (5, 9), (0, 0)):
-        image, label = crops[key]
-        assert image.shape == (32, 32, 3) and image.dtype == np.uint8 and label == TRAIN.labels[key[1]]
-        assert (image == again[key][0]).all()
-    images = [crops[epoch, 4][0] for epoch in range(40)]
+        piece = random_crop(TRAIN, *key, RECIPE)
+        assert piece.shape == (32, 32, 3) and piece.dtype == np.uint8
+        assert (piece == random_crop(TRAIN, *key, RECIPE.model_copy(update={"epochs": 9}))).all()
+    images = [random_crop(TRAIN, epoch, 4, RECIPE) for epoch in range(40)]
+    other_seed = [random_crop(TRAIN, epoch, 4, RECIPE.model_copy(update={"seed": 1})) for epoch in range(40)]
+    assert any((a != b).any() for a, b in zip(images, other_seed, strict=True))
     assert len({image.tobytes() for image in images}) > 20
     image = squash(TRAIN.image(4), 36)
     pieces = [image[y : y + 32, x : x + 32] for y in range(5) for x in range(5)]
@@ -444,17 +491,29 @@ def test_the_groups_hold_every_parameter_once_at_its_rate() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"crop": 40}, r"crop: 40 given, 1\.\.36 \(resize\) allowed"),
-        ({"crop": 0}, "crop: 0 given"),
-        ({"epochs": 0}, "0 epochs"),
-        ({"batch_size": 0}, "batches of 0"),
-        ({"device": "tpu"}, "device: 'tpu' given; here: auto, cpu"),
+        ({"crop": 40}, r"crop\n.*at most resize \(36\) allowed"),
+        ({"resize": 32, "crop": 33}, r"crop\n.*at most resize \(32\) allowed"),
+        ({"crop": 0}, r"crop\n.*greater than or equal to 32"),
+        ({"epochs": 0}, r"epochs\n.*greater than or equal to 1"),
+        ({"epochs": 2.0}, r"epochs\n.*valid integer"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": 0}, r"learning_rate\n.*greater than 0"),
+        ({"learning_rate": float("inf")}, r"learning_rate\n.*finite"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"seed": True}, r"seed\n.*valid integer"),
+        ({"device": "tpu"}, "'auto', 'cpu', 'cuda' or 'mps'"),
+        ({"epoch": 3}, "epoch\n.*Extra inputs are not permitted"),
     ],
 )
-def test_settings_out_of_range_are_refused(change: dict, message: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=message) as told:
-        train(tmp_path, **change)
-    assert "\n" not in str(told.value)
+def test_settings_out_of_range_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Recipe(**(dict(RECIPE) | change))
+
+
+def test_a_recipe_that_is_given_in_part_is_checked_whole() -> None:
+    assert Recipe(epochs=1).epochs == 1 and Recipe(learning_rate=1).learning_rate == 1
+    with pytest.raises(ValidationError, match=r"crop\n.*at most resize \(64\) allowed"):
+        Recipe(resize=64)  # the default crop is larger
 
 
 def test_sets_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -466,7 +525,7 @@ def test_sets_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ((TRAIN, LabelsOnly(0, "val")), "0 to validate"),
     ):
         with pytest.raises(UserError, match=message):
-            fit(network(), *parts, folder=tmp_path / "run", **SETTINGS)  # type: ignore[arg-type]
+            fit(network(), *parts, tmp_path / "run", RECIPE)
     assert not (tmp_path / "run").exists()
 
 

@@ -84,4 +84,4 @@ def load_checkpoint(path: str | Path) -> Classifier:
 
 def committed_checkpoint(name: str = "creatures") -> Path:
     """The file of a classifier that comes with the package."""
-    return Path(__file__).parents[1] / "checkpoints" / f"{name}.safetensors"
+    return Path(__file__).parent / "trained" / f"{name}.safetensors"
