@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from dgl_lib.metrics.search import THRESHOLDS, iou, scale, score_map, search
 from dgl_lib.errors import UserError
 from dgl_lib.maps import minmax
+from dgl_lib.metrics.boxes import THRESHOLDS, iou, scale, score_map, search
 
 #: Maps with few levels have ties, holes and diagonal contacts; those with many, all of the thresholds.
 SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=9)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dgl_lib import metrics
-from dgl_lib.metrics.search import THRESHOLDS, search
 from dgl_lib.errors import UserError
 from dgl_lib.metrics import Counts, IoUCurve, Localization, MaxBoxAcc, MaxBoxAccV2, PxAP, histograms, masks_at
+from dgl_lib.metrics.boxes import THRESHOLDS, search
 
 SIDE = 12
 
@@ -135,10 +135,12 @@ def test_the_mean_over_images_is_exact() -> None:
         exact = [e + Fraction(float(v)) for e, v in zip(exact, metrics.iou(hist), strict=True)]
         exact_miou = [e + Fraction(float(v)) for e, v in zip(exact_miou, metrics.miou(hist), strict=True)]
     score = curve.compute()
-    np.testing.assert_allclose(score.per_image.values, [float(e / 40) for e in exact], rtol=3e-16)
-    np.testing.assert_allclose(score.miou_per_image.values, [float(e / 40) for e in exact_miou], rtol=3e-16)
+    np.testing.assert_allclose(score["per_image"].values, [float(e / 40) for e in exact], rtol=3e-16)
+    np.testing.assert_allclose(score["miou_per_image"].values, [float(e / 40) for e in exact_miou], rtol=3e-16)
     hist = curve.counts["hist"]
-    assert (score.pooled.values == metrics.iou(hist)).all() and (score.miou_pooled.values == metrics.miou(hist)).all()
+    assert (score["pooled"].values == metrics.iou(hist)).all() and (
+        score["miou_pooled"].values == metrics.miou(hist)
+    ).all()
 
 
 # -------------------------------------------------------------------------------------------------------- box scores
@@ -159,19 +161,19 @@ def test_maxboxacc_by_hand() -> None:
     score = MaxBoxAcc()
     score.update(search(low), truth)  # right below 0.4
     score.update(search(high), truth)  # right from 0.4 on: int(0.4 * 255) = 102 = its own grey level
-    result = score.compute()
-    assert result.images == 2 and set(result.curves[0.5].values) == {0.5}
-    assert result.score == 0.5 and result.curves[0.5].threshold == 0
+    curve = score.compute()[0.5]
+    assert score.images == 2 and set(curve.values) == {0.5}
+    assert score.score() == 0.5 and curve.threshold == 0
     score.update(search(high), truth)
-    assert score.compute().curves[0.5].threshold == 400 and score.compute().score == 2 / 3
+    assert score.compute()[0.5].threshold == 400 and score.score() == 2 / 3
 
 
 def test_an_iou_of_exactly_one_half_counts() -> None:
     score = MaxBoxAcc()
     score.update(search(blob((0, 0, 8, 8, 1.0))), np.array([[0, 0, 9, 4]]))  # box (0, 0, 9, 9): 50 of 100 pixels
-    assert score.compute().score == 1
+    assert score.score() == 1
     score.update(search(blob((0, 0, 8, 8, 1.0))), np.array([[0, 0, 9, 3]]))
-    assert score.compute().score == 0.5
+    assert score.score() == 0.5
 
 
 def test_v2_takes_every_contour_and_three_levels() -> None:
@@ -181,10 +183,10 @@ def test_v2_takes_every_contour_and_three_levels() -> None:
     one, two = MaxBoxAcc(), MaxBoxAccV2()
     one.update(score, truth)
     two.update(score, truth)
-    assert one.compute().score == 0
-    assert {level: curve.peak for level, curve in two.compute().curves.items()} == {0.3: 1, 0.5: 1, 0.7: 0}
-    assert two.compute().score == pytest.approx(2 / 3)
-    assert two.compute().curves[0.5].values.sum() == 499  # int(255 t) < 127: 0 .. 0.498
+    assert one.score() == 0
+    assert {level: curve.peak for level, curve in two.compute().items()} == {0.3: 1, 0.5: 1, 0.7: 0}
+    assert two.score() == pytest.approx(2 / 3)
+    assert two.compute()[0.5].values.sum() == 499  # int(255 t) < 127: 0 .. 0.498
 
 
 def test_v2_takes_each_levels_own_best_threshold() -> None:
@@ -193,7 +195,7 @@ def test_v2_takes_each_levels_own_best_threshold() -> None:
     two = MaxBoxAccV2()
     two.update(search(score), tight)  # high thresholds: 1; low: 100/256
     two.update(search(score), wide)  # high thresholds: 100/169; low: 169/256
-    curves = two.compute().curves
+    curves = two.compute()
     assert [curves[level].peak for level in (0.3, 0.5, 0.7)] == [1, 1, 0.5]
     assert [curves[level].threshold for level in (0.3, 0.5, 0.7)] == [0, 400, 400]
 
@@ -218,10 +220,10 @@ def test_box_scores_are_those_of_plain_loops(seeds: list[int]) -> None:
                         areas = [(c[2] - c[0] + 1) * (c[3] - c[1] + 1) for c in (a, b)]
                         right = right or both / (sum(areas) - both) >= level
                 count[i] += right
-    assert one.compute().score == hits["one", 0.5].max() / len(seeds)
-    assert two.compute().score == np.mean([hits["two", level].max() / len(seeds) for level in (0.3, 0.5, 0.7)])
+    assert one.score() == hits["one", 0.5].max() / len(seeds)
+    assert two.score() == np.mean([hits["two", level].max() / len(seeds) for level in (0.3, 0.5, 0.7)])
     for level in (0.3, 0.5, 0.7):
-        assert (two.compute().curves[level].values == hits["two", level] / len(seeds)).all()
+        assert (two.compute()[level].values == hits["two", level] / len(seeds)).all()
 
 
 def test_localization_by_hand() -> None:
@@ -230,9 +232,12 @@ def test_localization_by_hand() -> None:
     logits = np.array([9.0, 8, 7, 6, 5, 4])
     for found, label in ((right, 0), (right, 1), (right, 4), (right, 5), (wrong, 0)):
         score.update(found, truth, logits, label)
-    result = score.compute()
-    assert (result.top1.peak, result.top5.peak, result.gt_known.peak) == (1 / 5, 3 / 5, 4 / 5)
-    assert result.images == 5
+    assert {name: curve.peak for name, curve in score.compute().items()} == {
+        "gt_known": 4 / 5,
+        "top1": 1 / 5,
+        "top5": 3 / 5,
+    }
+    assert score.images == 5
 
 
 def test_of_equal_logits_the_lower_class_stands_first() -> None:
@@ -240,7 +245,7 @@ def test_of_equal_logits_the_lower_class_stands_first() -> None:
     for label, first in ((0, 1.0), (1, 0.0)):
         score = Localization()
         score.update(found, truth, np.zeros(3), label)
-        assert (score.compute().top1.peak, score.compute().top5.peak) == (first, 1)
+        assert (score.compute()["top1"].peak, score.compute()["top5"].peak) == (first, 1)
 
 
 def test_gt_known_is_maxboxacc() -> None:
@@ -248,9 +253,9 @@ def test_gt_known_is_maxboxacc() -> None:
     for seed in range(12):
         add(one, seed)
         add(two, seed)
-    result = two.compute()
-    assert (result.gt_known.values == one.compute().curves[0.5].values).all()
-    assert (result.top1.values <= result.top5.values).all() and (result.top5.values <= result.gt_known.values).all()
+    known, top1, top5 = (two.compute()[name].values for name in ("gt_known", "top1", "top5"))
+    assert (known == one.compute()[0.5].values).all()
+    assert (top1 <= top5).all() and (top5 <= known).all()
 
 
 @pytest.mark.parametrize(
@@ -335,9 +340,8 @@ def test_pxap_by_hand() -> None:
     constant.update(np.full((2, 2), 0.3), mask)
     assert constant.compute().value == 0.5  # the object's share
     mixed.update(np.array([[1.0, 0.5], [0.7, 0.2]]), mask)
-    assert mixed.compute().value == pytest.approx(
-        1 * 1 / 2 + 2 / 3 * 1 / 2
-    )  # found in turn: object, background, object
+    # Found in turn: object, background, object.
+    assert mixed.compute().value == pytest.approx(1 * 1 / 2 + 2 / 3 * 1 / 2)
     assert mixed.compute().recall[[0, 1, -1]].tolist() == [0, 0.5, 1] and np.isnan(mixed.compute().precision[0])
 
 

@@ -19,7 +19,7 @@ from dgl_lib.evaluate.scores import BASELINES, Scores, each_image, name_scales
 from dgl_lib.files import kept, key_of
 from dgl_lib.maps import close, minmax
 from dgl_lib.metrics import Interval, Localization, MaxBoxAccV2, PxAP, bootstrap, masks_at
-from dgl_lib.metrics.search import SIZE, THRESHOLDS, Found, scale, score_map, search
+from dgl_lib.metrics.boxes import SIZE, THRESHOLDS, Found, scale, score_map, search
 
 #: Raised when what is kept on disk changes its meaning.
 FORMAT = 1

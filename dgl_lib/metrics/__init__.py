@@ -1,6 +1,6 @@
 """Scores of maps and boxes, and the intervals around them. Scores that stream over images are ``Counts``."""
 
-from dgl_lib.metrics.boxes import BoxAcc, Localization, LocalizationScore, MaxBoxAcc, MaxBoxAccV2
+from dgl_lib.metrics.boxes import Localization, MaxBoxAcc, MaxBoxAccV2
 from dgl_lib.metrics.counts import Counts, Curve
 from dgl_lib.metrics.intervals import MARGIN, Interval, bootstrap, two_samples
 from dgl_lib.metrics.pixels import (
@@ -10,7 +10,6 @@ from dgl_lib.metrics.pixels import (
     REGIONS,
     REST,
     IoUCurve,
-    LIDScore,
     at_least,
     background_iou,
     histograms,
@@ -20,34 +19,3 @@ from dgl_lib.metrics.pixels import (
     recall,
 )
 from dgl_lib.metrics.pxap import AveragePrecision, PxAP, masks_at
-
-__all__ = [
-    "BACKGROUND",
-    "IGNORE",
-    "MARGIN",
-    "PART",
-    "REGIONS",
-    "REST",
-    "AveragePrecision",
-    "BoxAcc",
-    "Counts",
-    "Curve",
-    "Interval",
-    "IoUCurve",
-    "LIDScore",
-    "Localization",
-    "LocalizationScore",
-    "MaxBoxAcc",
-    "MaxBoxAccV2",
-    "PxAP",
-    "at_least",
-    "background_iou",
-    "bootstrap",
-    "histograms",
-    "iou",
-    "masks_at",
-    "miou",
-    "precision",
-    "recall",
-    "two_samples",
-]

@@ -1,99 +1,213 @@
-"""Box scores: MaxBoxAcc, MaxBoxAccV2, and Top-1, Top-5 and GT-known localization.
+"""Boxes from maps and their scores, by the conventions of wsolevaluation (Choe et al., CVPR 2020; arXiv 2007.04178).
 
-All take what ``boxes.search`` found on the ground-truth class's map, so that one search serves them all, and the
-image's ground-truth boxes as ``boxes.scale`` brings them to the map's size. Scores are shares of the images, 0..1.
+    raw map -> score_map: cubic resize to 224 px, normalise -> search: boxes at 1,000 thresholds -> iou with the truth
+
+A box is ``x0, y0, x1, y1`` in pixels. Its last pixel counts, so IoU adds 1 to each side. A box around a contour
+nevertheless ends one pixel behind it, unless the map ends there. The published code does both, and so does this one.
 """
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
+import cv2
 import numpy as np
+import torch
 
-from dgl_lib.metrics.search import THRESHOLDS, Found
 from dgl_lib.errors import UserError
+from dgl_lib.maps import normalise
 from dgl_lib.metrics.counts import Counts, Curve
 
-IOU = 0.5
-IOUS_V2 = (0.3, 0.5, 0.7)
+#: Side in pixels that maps and ground-truth boxes are brought to.
+SIZE = 224
+#: Shares of the map's highest grey level: 0, 0.001 .. 0.999.
+THRESHOLDS = np.arange(0, 1, 0.001)
+
+
+def score_map(m: torch.Tensor | np.ndarray, size: int = SIZE, how: str = "minmax") -> np.ndarray:
+    """A raw map (h, w) as a score map (size, size), float64 in 0..1: cubic resize, then ``maps.normalise``.
+
+    Cubic interpolation overshoots, so normalising has to come last. A constant map becomes zeros.
+    UserError: not two axes, a value that is not finite, or an unknown normalisation.
+    """
+    raw = torch.as_tensor(m).detach().cpu().double().numpy()
+    if raw.ndim != 2 or not raw.size:
+        raise UserError(f"map: shape {raw.shape} given, (h, w) needed")
+    if np.isfinite(raw).all() and raw.min() == raw.max():
+        return np.zeros((size, size))  # interpolation leaves rounding noise that min-max would blow up
+    resized = cv2.resize(raw, (size, size), interpolation=cv2.INTER_CUBIC)
+    return normalise(torch.from_numpy(resized), how).numpy()
+
+
+def scale(boxes: np.ndarray, size: tuple[int, int], to: int = SIZE) -> np.ndarray:
+    """Boxes (n, 4) on an image of ``size`` = (H, W), scaled to a square of side ``to``: (n, 4) int64, truncated."""
+    height, width = map(float, size)
+    return (_checked(boxes, size) * float(to) / [width, height, width, height]).astype(np.int64)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of every box of ``a`` (n, 4) with every box of ``b`` (m, 4): (n, m). The last pixel of a box counts."""
+    a, b = a[:, None], b[None]  # (n, 1, 4), (1, m, 4)
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1  # (n, m, 2)
+    both = sides.clip(min=0).prod(-1)  # (n, m)
+    return both / (_area(a) + _area(b) - both)
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[..., 2:] - boxes[..., :2] + 1).prod(-1)
+
+
+def _checked(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Ground-truth boxes as an array (n, 4). UserError: none, or one that cannot lie on a map of ``size`` = (H, W)."""
+    boxes = np.asarray(boxes)
+    if not boxes.size:
+        raise UserError("boxes: none given, an image needs at least one ground-truth box to be scored")
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise UserError(f"boxes: shape {boxes.shape} given, (n, 4) needed")
+    height, width = size
+    good = (boxes[:, :2] >= 0) & (boxes[:, 2:] >= boxes[:, :2]) & (boxes[:, 2:] <= [width, height])  # a NaN fails
+    if not good.all():
+        wrong = boxes[~good.all(1)][0].tolist()
+        raise UserError(f"box: {wrong} given, 0 <= x0 <= x1 <= {width} and 0 <= y0 <= y1 <= {height} needed")
+    return boxes
 
 
 @dataclass(frozen=True)
-class BoxAcc:
-    """Share of images whose box is right at each of the 1,000 thresholds, one curve an IoU level.
+class Found:
+    """The boxes of one map at many thresholds. Thresholds that leave the same pixels share one cut of the map.
 
     Attributes:
-        curves: {IoU level: curve}.
-        images: how many.
+        boxes: (n, 4) int64, one around each contour, cut by cut; (0, 0, 0, 0) where a cut has no contour.
+        first: (cuts + 1,); boxes[first[i] : first[i + 1]] are those of cut i.
+        largest: (cuts,) index of the box around each cut's largest contour (by ``cv2.contourArea``; ties: the first).
+        cut: (thresholds,) the cut of each threshold.
+        size: (H, W) of the map.
     """
 
-    curves: dict[float, Curve]
-    images: int
+    boxes: np.ndarray
+    first: np.ndarray
+    largest: np.ndarray
+    cut: np.ndarray
+    size: tuple[int, int]
 
-    @property
-    def score(self) -> float:
-        """The mean over IoU levels of each curve's peak: the published score, its thresholds chosen on these images."""
-        return float(np.mean([curve.peak for curve in self.curves.values()]))
+    def largest_boxes(self) -> np.ndarray:
+        """The largest contour's box at each threshold, (thresholds, 4)."""
+        return self.boxes[self.largest[self.cut]]
+
+    def all_boxes(self, threshold: int) -> np.ndarray:
+        """The boxes around all contours, (k, 4), at ``THRESHOLDS[threshold]``."""
+        cut = self.cut[threshold]
+        return self.boxes[self.first[cut] : self.first[cut + 1]]
+
+    def largest_iou(self, truth: np.ndarray) -> np.ndarray:
+        """IoU of the largest contour's box with the ground-truth box it fits best, (thresholds,)."""
+        return iou(self.boxes[self.largest], _checked(truth, self.size)).max(1)[self.cut]
+
+    def best_iou(self, truth: np.ndarray) -> np.ndarray:
+        """Highest IoU of any contour's box with any ground-truth box, (thresholds,)."""
+        best = iou(self.boxes, _checked(truth, self.size)).max(1)  # (n,)
+        return np.maximum.reduceat(best, self.first[:-1])[self.cut]  # n -> cuts -> thresholds
 
 
-class MaxBoxAcc(Counts):
-    """The box around the largest contour, right at IoU >= 0.5 with any ground-truth box; one threshold for the set."""
+def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS, *, threads: int | None = None) -> Found:
+    """The boxes of a score map (H, W) in 0..1 at every threshold. Each distinct cut is searched once.
 
-    ious: tuple[float, ...] = (IOU,)
+    The map becomes uint8 by truncation of 255 m. At threshold t the object is what lies strictly above
+    ``int(t * highest grey level)``. Contours are OpenCV's with ``RETR_TREE``, so those around holes count as well.
+    ``threads`` share the cuts (None: one a core, up to 4) without a change to the result.
+    UserError: not two axes, or values that are no numbers in 0..1.
+    """
+    score = np.asarray(score)
+    if score.ndim != 2 or not score.size:
+        raise UserError(f"score map: shape {score.shape} given, (H, W) needed")
+    if not (score.min() >= 0 and score.max() <= 1):  # a NaN fails both
+        raise UserError(f"score map: values {score.min():.3g}..{score.max():.3g} given, 0..1 needed")
+    height, width = score.shape
+    q = (255 * score).astype(np.uint8)
+    grey = np.flatnonzero(np.bincount(q.ravel(), minlength=256))  # the levels that occur
+    left_out = np.searchsorted(grey, (thresholds * int(grey[-1])).astype(int), side="right")
+    cuts, cut = np.unique(left_out, return_inverse=True)  # a cut is told by how many levels it leaves out
+    levels = np.concatenate([[-1], grey])[cuts]
+
+    by_cut: list[list[tuple]] = [[(0, 0, 0, 0, 0.0)]] * len(cuts)  # x, y, w, h and area of each contour of each cut
+
+    def work(share: range) -> None:
+        for i in share:
+            above = cv2.threshold(q, int(levels[i]), 255, cv2.THRESH_BINARY)[1]
+            x, y, w, h = cv2.boundingRect(above)  # searching there alone is faster
+            if w:
+                part = above[y : y + h, x : x + w]
+                contours = cv2.findContours(part, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))[0]
+                by_cut[i] = [(*cv2.boundingRect(c), cv2.contourArea(c)) for c in contours]
+
+    workers = threads or min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, (range(k, len(cuts), workers) for k in range(workers))))
+
+    first = np.concatenate([[0], np.cumsum([len(rows) for rows in by_cut])])
+    table = np.array([row for rows in by_cut for row in rows])  # (n, 5)
+    x, y, w, h = table[:, :4].T.astype(np.int64)
+    boxes = np.stack([x, y, np.minimum(x + w, width - 1), np.minimum(y + h, height - 1)], 1)  # (n, 4)
+    largest = np.array([a + int(table[a:b, 4].argmax()) for a, b in pairwise(first.tolist())])
+    return Found(boxes, first, largest, cut, (height, width))
+
+
+# ---------------------------------------------------------------------------------------------------------- scores
+
+
+class _Hits(Counts):
+    """Images whose box is right at each of ``THRESHOLDS``: a curve of shares in 0..1 for each of ``names``.
+
+    One search of the ground-truth class's map serves every score. ``truth`` (n, 4) lies on that map (see ``scale``).
+    """
+
+    names: tuple = ()
 
     def __init__(self) -> None:
-        super().__init__(hits=(len(self.ious), len(THRESHOLDS)))
+        super().__init__(hits=(len(self.names), len(THRESHOLDS)))
+
+    def compute(self) -> dict[Any, Curve]:
+        """The curves so far, by name. UserError: no image yet."""
+        images = self.need_images()
+        return {name: Curve(hits / images) for name, hits in zip(self.names, self.counts["hits"], strict=True)}
+
+
+class MaxBoxAcc(_Hits):
+    """The box around the largest contour, right at IoU >= 0.5 with any ground-truth box; one threshold for the set."""
+
+    names: tuple = (0.5,)
 
     def update(self, found: Found, truth: np.ndarray) -> None:
-        """Add an image: its boxes at ``THRESHOLDS``, and ``truth`` (n, 4) at the map's size. UserError: no box."""
-        self.add(hits=self._fit(found, truth) >= np.array(self.ious)[:, None])
+        """Add an image. UserError: no box."""
+        self.add(hits=found.largest_iou(truth)[None] >= 0.5)  # (1, thresholds)
 
-    def _fit(self, found: Found, truth: np.ndarray) -> np.ndarray:
-        return found.largest_iou(truth)
-
-    def compute(self) -> BoxAcc:
-        """The score so far. UserError: no image yet."""
-        images = self.need_images(type(self).__name__)
-        curves = {level: Curve(hits / images) for level, hits in zip(self.ious, self.counts["hits"], strict=True)}
-        return BoxAcc(curves, images)
+    def score(self) -> float:
+        """The published score: the mean of the curves' peaks. It chooses thresholds on these very images."""
+        return float(np.mean([curve.peak for curve in self.compute().values()]))
 
 
 class MaxBoxAccV2(MaxBoxAcc):
     """Every contour's box against every ground-truth box, at IoU >= 0.3, 0.5 and 0.7, each at its best threshold."""
 
-    ious = IOUS_V2
+    names = (0.3, 0.5, 0.7)
 
-    def _fit(self, found: Found, truth: np.ndarray) -> np.ndarray:
-        return found.best_iou(truth)
-
-
-@dataclass(frozen=True)
-class LocalizationScore:
-    """Share of images localized at each of the 1,000 thresholds; ``gt_known`` is MaxBoxAcc's curve."""
-
-    gt_known: Curve
-    top1: Curve
-    top5: Curve
-    images: int
+    def update(self, found: Found, truth: np.ndarray) -> None:
+        self.add(hits=found.best_iou(truth) >= np.array(self.names)[:, None])  # (3, thresholds)
 
 
-class Localization(Counts):
-    """The box of the ground-truth class's map is right (as MaxBoxAcc), and that class is among the first 1, or 5."""
+class Localization(_Hits):
+    """The box is right as MaxBoxAcc asks ("gt_known"), and its class is the first ("top1") or among 5 ("top5")."""
 
-    def __init__(self) -> None:
-        super().__init__(hits=(3, len(THRESHOLDS)))
+    names = ("gt_known", "top1", "top5")
 
     def update(self, found: Found, truth: np.ndarray, logits: np.ndarray, label: int) -> None:
-        """Add an image.
+        """Add an image: boxes on the map of class ``label``, and ``logits`` (C,). Of equal ones the first leads.
 
-        Args:
-            found: boxes on the map of ``label``, at ``THRESHOLDS``.
-            truth: (n, 4) ground-truth boxes at the map's size.
-            logits: (C,) of the classifier; of equal ones the lower class stands first.
-            label: the ground-truth class.
-
-        Raises:
-            UserError: no box, logits that are no numbers, or a label that is not among them.
+        UserError: no box, logits that are no numbers, or a label that is not among them.
         """
         logits = np.asarray(logits)
         if logits.ndim != 1 or np.isnan(logits).any():
@@ -102,10 +216,4 @@ class Localization(Counts):
             raise UserError(f"label: {label} given, 0..{len(logits) - 1} allowed")
         before = (logits > logits[label]).sum() + (logits[:label] == logits[label]).sum()
         among = np.array([True, before < 1, before < 5])
-        self.add(hits=among[:, None] & (found.largest_iou(truth) >= IOU))
-
-    def compute(self) -> LocalizationScore:
-        """The score so far. UserError: no image yet."""
-        images = self.need_images("Localization")
-        gt_known, top1, top5 = (Curve(hits / images) for hits in self.counts["hits"])
-        return LocalizationScore(gt_known, top1, top5, images)
+        self.add(hits=among[:, None] & (found.largest_iou(truth) >= 0.5))  # (3, thresholds)

@@ -15,7 +15,7 @@ from dgl_lib.errors import UserError
 class Curve:
     """A score at every threshold, its peak, and the peak's threshold: an index (the lowest, where several tie).
 
-    For pixel scores the index is the grey level t = 0..255 itself; for box scores the threshold is index / 1000.
+    For pixel scores the index is the grey level t = 0..255 itself. For box scores the threshold is index / 1000.
     """
 
     values: np.ndarray
@@ -32,11 +32,9 @@ class Curve:
 class Counts:
     """A score as a stream: ``update`` adds an image to whole-number counts, ``compute`` makes the score from them.
 
-    Counts have a fixed size, so memory does not grow with images; they are exact, so parts that several processes
-    counted and one merged give the identical score. To save and resume::
-
-        np.savez(path, **score.state_dict())
-        score.load_state_dict(np.load(path))
+    Counts have a fixed size, so memory does not grow with images. They are exact, so counts of several processes,
+    merged, give the identical score. ``np.savez(path, **score.state_dict())`` saves them, and
+    ``score.load_state_dict(np.load(path))`` resumes.
     """
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
@@ -48,17 +46,18 @@ class Counts:
 
     def add(self, **counts: np.ndarray) -> None:
         """Add one image's counts."""
-        for name, count in {"images": np.array(1), **counts}.items():
+        self.counts["images"] += 1
+        for name, count in counts.items():
             self.counts[name] += count
 
-    def need_images(self, what: str) -> int:
+    def need_images(self) -> int:
         """How many images there are. UserError: none."""
         if not self.images:
-            raise UserError(f"{what}: no image given, at least one needed")
+            raise UserError(f"{type(self).__name__}: no image given, at least one needed")
         return self.images
 
     def merge(self, other: Self) -> None:
-        """Add another score's images to this one's, as if all had come here. UserError: it is another kind of score."""
+        """Add another score's images to this one's. UserError: it is another kind of score."""
         if type(other) is not type(self):
             raise UserError(f"merge: {type(other).__name__} given, {type(self).__name__} needed")
         for name, count in other.counts.items():
@@ -70,8 +69,7 @@ class Counts:
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from what ``state_dict`` gave. UserError: the state of another kind of score."""
-        given = {name: (state[name].shape, str(state[name].dtype)) for name in state}
-        needed = {name: (count.shape, str(count.dtype)) for name, count in self.counts.items()}
+        given, needed = ({name: (x.shape, str(x.dtype)) for name, x in of.items()} for of in (state, self.counts))
         if given != needed:
             raise UserError(f"state of {type(self).__name__}: {given} given, {needed} needed")
         self.counts = {name: state[name].copy() for name in needed}
