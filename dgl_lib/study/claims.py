@@ -101,11 +101,6 @@ def verdict(
     return "reproduced" if all(low > margin for low, _ in effects) else "undecided"
 
 
-def held(holds: bool) -> str:
-    """The verdict of a claim that is an identity."""
-    return "holds" if holds else "fails"
-
-
 def claim_row(
     claim: str,
     measured: float | bool,
@@ -138,7 +133,7 @@ def claim_row(
     if rule.margin is None:
         if low is not None or high is not None or measured not in (True, False):
             raise UserError(f"claim {claim} holds or fails: True or False and no interval allowed, {measured!r} given")
-        return {**row, "measured": None, "verdict": held(bool(measured)), "detail": detail}
+        return {**row, "measured": None, "verdict": "holds" if measured else "fails", "detail": detail}
     if low is None or high is None:
         raise UserError(f"claim {claim} is decided by its interval: low and high must be given")
     for name, given, wanted in (("keeps", kept, rule.keeps), ("also asks for", also, rule.also)):

@@ -98,9 +98,10 @@ def validated(values: Mapping[str, Any]) -> Profile:
         name = ".".join(map(str, first["loc"])) or "parameters"
         if first["type"] == "extra_forbidden":
             raise UserError(f"unknown parameter {name!r}; allowed: {', '.join(Profile.model_fields)}") from None
-        said = first["msg"].removeprefix("Value error, ").replace("Input should be", "allowed is")
-        number = isinstance(first["input"], str) and first["type"] == "float_type"
-        hint = " (write 0.001, not 1e-3)" if number else ""
+        said = first["msg"].removeprefix("Value error, ")
+        if said.startswith("Input should be "):
+            said = f"{said.removeprefix('Input should be ')} allowed"
+        hint = " (write 0.001, not 1e-3)" if first["type"] == "float_type" else ""
         raise UserError(f"{name}: {first['input']!r} given, {said[:1].lower()}{said[1:]}{hint}") from None
 
 

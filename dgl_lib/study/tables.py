@@ -23,9 +23,11 @@ from dgl_lib.evaluate.compare import gradient_share, log_p_c
 from dgl_lib.evaluate.mistakes import mistakes
 from dgl_lib.evaluate.normalisation import normalisations, normalised, sweep
 from dgl_lib.files import write_table
-from dgl_lib.localize import METHODS
+from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.metrics import bootstrap, iou
 from dgl_lib.models import LAYER, LAYERS, NETWORKS, Classifier, load_checkpoint
+from dgl_lib.plots import style
+from dgl_lib.plots.maps import Panel, grid
 from dgl_lib.study import paths, steps
 from dgl_lib.study.profile import Profile
 
@@ -36,7 +38,7 @@ SEEDS = 3
 FAITHFUL = {"pets": 50}
 #: Test images for the randomised weights: a dozen networks see each; a correlation varies little between images.
 RANDOMISED = {"creatures": 40, "pets": 12}
-#: Significant digits of tables that hold a row an image, from which notebooks compute.
+#: Significant digits of tables from which notebooks compute, as those that hold a row an image.
 IMAGES = 12
 
 
@@ -54,6 +56,11 @@ class Measured:
         self.val, self.test = (steps.part(profile.data, s, n, profile.skip_unreadable) for s, n in counts)
         self.val_maps, self.maps = (evaluate.every_map(self.model, part, **self.options) for part in self.parts)
         self.val_scores, self.scores = self.score(self.val, self.val_maps), self.score(self.test, self.maps)
+
+    @property
+    def pixels(self) -> bool:
+        """Whether the images' own pixels may be shown."""
+        return self.profile.data == "creatures" or self.profile.show_photos
 
     @property
     def parts(self) -> tuple[Dataset, Dataset]:
@@ -95,6 +102,47 @@ def comparison(profile: Profile, folder: Path, progress: bool) -> None:
         share = bootstrap(100 * gradient_share(maps.maps["dgl", layer], maps.maps["gradient_term", layer]))
         shares.append({"layer": layer, **share.row()})
     write_table(folder / "05_gradient_share.csv", pd.DataFrame(shares))
+    style.use_style()
+    _every_map(it, folder)
+    _worst(it, images, chosen.loc[chosen["method"] == "dgl", "layer"].iloc[0], folder)
+
+
+def _every_map(it: Measured, folder: Path) -> None:
+    """05_maps_1.png and 05_maps_2.png: every map of the first test image of the first two classes."""
+    found, layers = it.maps.maps, [layer.name for layer in it.model.layers]
+    methods = [*METHODS, *CONTROLS]
+    for number, label in enumerate(np.unique(it.test.labels)[:2], start=1):
+        i = int(np.flatnonzero(it.test.labels == label)[0])
+        record = it.test[i]
+        panels: list[list[Panel | None]] = [
+            [Panel(record, found[m, layer][i]) if (m, layer) in found else None for layer in layers] for m in methods
+        ]
+        panels = [[Panel(record) if k == 0 else None, *row] for k, row in enumerate(panels)]
+        title = f"The first test image of class {it.test.classes[label]}: every method and control on every layer"
+        columns = ["image", *layers]
+        figure = grid(panels, pixels=it.pixels, rows=methods, columns=columns, title=title, size=0.75)
+        style.save(figure, folder, f"05_maps_{number}")
+
+
+def _worst(it: Measured, images: pd.DataFrame, layer: str, folder: Path) -> None:
+    """05_worst.png: DGL's maps of the twelve test images with its lowest IoU, and of the first twelve."""
+    place = {name: i for i, name in enumerate(it.test.names)}
+    column = f"dgl {layer}"
+    shown = {"the worst": images.sort_values(column, kind="stable").head(12), "the first": images.head(12)}
+    lines: list[list[Panel | None]] = []
+    names: list[str] = []
+    for name, one in shown.items():
+        panels: list[Panel | None] = []
+        for row in one.to_dict("records"):
+            i = place[row["image"]]
+            title = f"IoU {row[column]:.0f} %, $p_c$ {np.exp(row['log_p_c']):.2f}\n{row['class']}"
+            panels.append(Panel(it.test[i], it.maps.maps["dgl", layer][i], title))
+        lines += [panels[start : start + 6] for start in range(0, len(panels), 6)]
+        names += [name, *[""] * (len(lines) - len(names) - 1)]
+    wrong = [f"{(one['predicted'] != one['class']).sum()} of {name} {len(one)}" for name, one in shown.items()]
+    title = f"DGL on {layer}: {wrong[0]} images are classified wrong, {wrong[1]}"
+    figure = grid(lines, pixels=it.pixels, rows=names, title=title)
+    style.save(figure, folder, "05_worst")
 
 
 def _parts(it: Measured, chosen: pd.DataFrame) -> pd.DataFrame:
@@ -140,13 +188,41 @@ def scoring(profile: Profile, folder: Path, progress: bool) -> None:
     settings = [((1.0,), 0.0), *((s, 0.0) for s in scale_sets), *(((1.0,), k) for k in kernels)]
     two = [("cam", it.model.layers[-1].name), ("dgl", profile.layer)]
     scaled = {"layer": profile.layer, "methods": profile.ablation_methods, "scales": profile.scales, **it.options}
-    by_scale = [evaluate.maps_of_scales(it.model, part, **scaled) for part in it.parts]
+    every_scale = [evaluate.maps_of_scales(it.model, part, **scaled) for part in it.parts]
+    by_scale = [{scale: maps.only(two) for scale, maps in found.items()} for found in every_scale]
     kept = partial(evaluate.score, folder=it.folder, progress=progress)
-    treated = [
-        kept(part, {scale: maps.only(two) for scale, maps in scales.items()}, settings)
-        for part, scales in zip(it.parts, by_scale, strict=True)
-    ]
-    write_table(folder / "06_mistakes.csv", mistakes(*both, it.table, chosen, (treated[0], treated[1])))
+    val, test = (kept(part, maps, settings) for part, maps in zip(it.parts, by_scale, strict=True))
+    write_table(folder / "06_mistakes.csv", mistakes(*both, it.table, chosen, (val, test)))
+    write_table(folder / "06_treatments.csv", _treatments(it, by_scale, val, test))
+
+
+def _treatments(it: Measured, by_scale: list[dict[float, Maps]], val: Scores, test: Scores) -> pd.DataFrame:
+    """Every score of CAM and DGL untreated, at several scales (MS), and closed as well (MS+MC), against untreated.
+
+    Args:
+        val, test: scores under every set of scales. The best set and then the best kernel are chosen on ``val``.
+    """
+    sets, kernels = treatments.scale_sets(it.profile.scales), treatments.closing_kernels(it.profile.kernels)
+    chosen: treatments.Chosen = {}
+    for method in ("cam", "dgl"):
+        own: dict[str, Any] = {"methods": [method], "folder": it.folder, "progress": it.progress}
+        several, _ = treatments.best(val, method, [(s, 0.0) for s in sets])
+        closing = [(several, kernel) for kernel in kernels]
+        tried = evaluate.score(it.val, by_scale[0], closing, **own)
+        closed = treatments.best(tried, method, closing)
+        tested = evaluate.score(it.test, by_scale[1], [closed], **own)
+        val, test = (a.join(b.where(b.rows["method"] == method)) for a, b in ((val, tried), (test, tested)))
+        chosen[method] = {"none": ((1.0,), 0.0), "MS": (several, 0.0), "MS+MC": closed}
+    table = treatments.report_table(val, test, chosen)
+    table["kind"] = np.where(table["treatment"] == "", "baseline", "method")
+    by = ["method", "layer", "scales", "kernel"]
+    rows: list[dict[str, Any]] = table[by].to_dict("records")  # type: ignore[assignment]
+    keys = {(one["method"], one["treatment"]): tuple(one[name] for name in by) for one in table.to_dict("records")}
+    over = {key: keys[method, treatment and "none"] for (method, treatment), key in keys.items()}
+    there = [with_object(*one) for one in zip(it.parts, by_scale, (val, test), strict=True)]
+    found = [box_scores(part, maps, rows, it.folder, progress=it.progress) for part, maps in there]
+    boxes = box_table(table, found[0], found[1], (val, test), by=by, over=over)
+    return boxes.merge(table[[*by, "treatment"]], on=by)
 
 
 def control(profile: Profile, folder: Path, progress: bool) -> None:
@@ -188,7 +264,24 @@ def control(profile: Profile, folder: Path, progress: bool) -> None:
     del accuracy[controls.WRONG]
     networks = pd.DataFrame({"network": list(accuracy), "test_accuracy": list(accuracy.values())})
     write_table(folder / "07_networks.csv", networks)
+    _control_maps(it, {name: one.maps for name, one in measured.items()}, fixed, folder)
     _faithful(it, folder)
+
+
+def _control_maps(it: Measured, maps: dict[str, Maps], pairs: list[tuple[str, str]], folder: Path) -> None:
+    """07_maps.png: the first test image of three classes, a row a control and a column a method."""
+    panels: list[list[Panel | None]] = []
+    for label in range(min(3, len(it.test.classes))):
+        i = int(np.flatnonzero(it.test.labels == label)[0])
+        record = it.test[i]
+        for name, one in maps.items():
+            photograph = Panel(record) if name == controls.RIGHT else None
+            panels.append([photograph, *(Panel(record, one.maps[pair][i]) for pair in pairs)])
+    rows, columns = [*maps] * (len(panels) // len(maps)), ["image", *(method for method, _ in pairs)]
+    title = "The first test image of three classes: the right class, then the controls"
+    style.use_style()
+    figure = grid(panels, pixels=it.pixels, rows=rows, columns=columns, title=title, size=0.75)
+    style.save(figure, folder, "07_maps")
 
 
 def _other_networks(profile: Profile, model: Classifier, progress: bool) -> dict[str, Classifier]:
@@ -243,7 +336,7 @@ def trainings(profile: Profile, folder: Path, progress: bool) -> None:
         effects += _effects(it, network)
     steps.train_classifier(profile.model_copy(update={"labels": "shuffled"}), progress=progress)  # for notebook 07
     columns = ["seed", "method", "layer", "threshold", "val_iou", "iou", "low", "high", "accuracy_val", "accuracy_test"]
-    write_table(folder / "08_seeds.csv", pd.concat(seeds, ignore_index=True)[columns])
+    write_table(folder / "08_seeds.csv", pd.concat(seeds, ignore_index=True)[columns], digits=IMAGES)
     write_table(folder / "08_effects_by_image.csv", pd.DataFrame(effects), digits=IMAGES)
     write_table(folder / "08_networks.csv", pd.DataFrame(networks))
     for name, several in tables.items():
