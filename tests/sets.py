@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,9 @@ from PIL import Image
 
 from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
-from dgl_lib.evaluate.scores import Maps, Scores
-from dgl_lib.localize import CONTROLS, METHODS
+
+if TYPE_CHECKING:
+    from dgl_lib.evaluate.scores import Maps, Scores
 
 HEIGHT, WIDTH = 24, 32
 VOC = (
@@ -234,6 +236,9 @@ class Bordered(Toy):
 
 def random_maps(count: int, seed: int = 0) -> Maps:
     """Noise for every method and control on two layers, CAM on the last only."""
+    from dgl_lib.evaluate.scores import Maps
+    from dgl_lib.localize import CONTROLS, METHODS
+
     draw = np.random.default_rng(seed)
     pairs = [
         (m, layer) for m in (*METHODS, *CONTROLS) for layer in ("Mixed_6e", "add1") if m != "cam" or layer == "add1"
@@ -244,6 +249,8 @@ def random_maps(count: int, seed: int = 0) -> Maps:
 
 def scored(hist: np.ndarray, several: bool = False) -> Scores:
     """Scores of CAM, DGL and the baselines, on one layer, with these histograms (rows, images, 4, 256)."""
+    from dgl_lib.evaluate.scores import Scores
+
     rows = [("cam", "add1"), ("dgl", "add1"), ("whole_image", ""), ("centred_gaussian", "")]
     table = pd.DataFrame(rows, columns=["method", "layer"]).assign(scales="1", kernel=0.0)
     if several:  # the same maps at one scale and at two

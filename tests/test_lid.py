@@ -112,7 +112,7 @@ def test_mask_values(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ("ILSVRC2012_val_00000099.JPEG 3\n", ["list_cls.txt", "00000099", "1 are not"]),
+        ("ILSVRC2012_val_00000099.JPEG 3\n", ["list_cls.txt", "00000099", "(1 such names)"]),
         ("ILSVRC2012_val_00000002.JPEG\n", ["line 1", "2 values (image,class)"]),
         ("ILSVRC2012_val_00000002.JPEG 3\nILSVRC2012_val_00000002.JPEG 3\n", ["twice"]),
         ("ILSVRC2012_val_00000001.JPEG 3\n", ["00000001.JPEG", "1 of 1 lid all photographs"]),
@@ -145,14 +145,13 @@ def test_full_length_indexes_by_lists_and_streams(tmp_path, monkeypatch):
 @pytest.mark.skipif(not REAL, reason="DGL_WSOL_METADATA names no lists")
 def test_real_list(tmp_path, monkeypatch):
     monkeypatch.setenv("DGL_WSOL_METADATA", str(REAL))
-    for module in ("listed", "lid"):
-        monkeypatch.setattr(f"dgl_lib.data.{module}.need_files", lambda *_: None)  # no image is here
+    monkeypatch.setattr("dgl_lib.data.listed.need_files", lambda *_: None)  # no image is here
     every, val, test = (Lid(split, tmp_path) for split in ("all", "val", "test"))
     assert (len(every), len(val), len(test)) == (23151, 2759, 20392)
     assert all(len(np.unique(data.labels)) == 1000 for data in (every, val, test))
     assert every.names[0] == "ILSVRC2012_val_00000002" and every.classes[every.labels[0]] == "alp"
     assert {name[-5:] for name in every.names} & {"17615", "18903"} == {"17615"}
-    assert every._sizes["ILSVRC2012_val_00017615"] == (777, 640)
+    assert every.sizes["ILSVRC2012_val_00017615"] == (777, 640)
     listed = Path(str(REAL), "LID/val/list_cls.txt").read_text().split()[1::2]
     assert len(set(zip(listed, every.labels.tolist(), strict=True))) == 1000  # a renumbering, one to one
     assert listed[0] != str(every.labels[0])
@@ -163,11 +162,10 @@ def test_real_list_with_generated_images_of_its_sizes(tmp_path, monkeypatch):
     """The validation part, its 2,759 photographs and masks of the names and sizes that the real lists state."""
     monkeypatch.setenv("DGL_WSOL_METADATA", str(REAL))
     with monkeypatch.context() as patch:
-        for module in ("listed", "lid"):
-            patch.setattr(f"dgl_lib.data.{module}.need_files", lambda *_: None)
+        patch.setattr("dgl_lib.data.listed.need_files", lambda *_: None)
         bare = Lid("val", tmp_path)
     for name in bare.names:
-        height, width = bare._sizes[name]
+        height, width = bare.sizes[name]
         photograph, mask = tmp_path / f"{height}x{width}.jpg", tmp_path / f"{height}x{width}.png"
         if not mask.exists():
             sets.picture(photograph, (height, width))
@@ -181,6 +179,6 @@ def test_real_list_with_generated_images_of_its_sizes(tmp_path, monkeypatch):
     val.check()
     assert len(val) == 2759
     for i in range(0, len(val), 50):
-        record, (height, width) = val[i], bare._sizes[val.names[i]]
+        record, (height, width) = val[i], bare.sizes[val.names[i]]
         assert record.image.shape == (height, width, 3)
         assert record.boxes.tolist() == [[width // 4, height // 4, width // 2, height // 2]]

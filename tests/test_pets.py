@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sets import refused
 
-from dgl_lib.data import pets
+from dgl_lib.data import load, need_readable, pets
 from dgl_lib.data.pets import Pets
 
 HEIGHT, WIDTH = 12, 16
@@ -106,7 +106,7 @@ def test_validation_is_every_fifth_name_of_each_class(root):
 
 def test_only_records_open_a_trimap(root, monkeypatch):
     data = Pets("train", root)
-    monkeypatch.setattr(pets, "read_mask", lambda path: pytest.fail("a trimap was opened"))
+    monkeypatch.setattr("dgl_lib.data.listed.read_mask", lambda path: pytest.fail("a trimap was opened"))
     data.image(0)
 
 
@@ -157,7 +157,7 @@ def test_what_torchvision_unpacks_is_found(root, tmp_path, monkeypatch):
         (root / pets.FOLDER / part).rename(Path(download_root) / part)
 
     monkeypatch.setattr("torchvision.datasets.oxford_iiit_pet.download_and_extract_archive", fetch)
-    monkeypatch.setattr(pets, "DOWNLOADS", tmp_path / "data")
+    monkeypatch.setattr("dgl_lib.data.listed.DOWNLOADS", tmp_path / "data")
     monkeypatch.delenv("DGL_DATA", raising=False)
     assert Pets("test").names == TEST and Pets("test")[0].mask.any()
     assert asked == [("images.tar.gz", 32), ("annotations.tar.gz", 32)]
@@ -168,8 +168,8 @@ def test_unknown_split(root):
 
 
 def test_folder_that_is_not_the_data_set(tmp_path):
-    refused(lambda: Pets("test", tmp_path), str(tmp_path), "no oxford-iiit-pet/images", "annotations/trainval.txt")
-    refused(lambda: Pets("test", tmp_path / "nowhere"), "nowhere", "not the Oxford-IIIT Pet data set")
+    refused(lambda: Pets("test", tmp_path), str(tmp_path), "oxford-iiit-pet/annotations/trainval.txt: no such file")
+    refused(lambda: Pets("test", tmp_path / "nowhere"), "pets: ", "nowhere' is not a folder", "DGL_DATA")
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -177,24 +177,24 @@ def test_missing_photograph(root, split):
     names = Pets(split, root).names
     for name in names[1:3]:
         photograph(root, name).unlink()
-    refused(lambda: Pets(split, root), f"{names[1]}.jpg", f"2 of {len(names)} {split} images have no photograph")
+    refused(lambda: Pets(split, root), f"{names[1]}.jpg", f"2 of {len(names)} pets {split} photographs")
 
 
 def test_photograph_without_its_trimap(root):
     annotation(root, "trimaps/Persian_22.png").unlink()
-    refused(lambda: Pets("test", root), "Persian_22.png", "1 of 6 test images have no trimap", "test.txt")
+    refused(lambda: Pets("test", root), "Persian_22.png", "1 of 6 pets test masks")
 
 
 def test_trimap_of_another_size(root):
     data = Pets("test", root)
     Image.fromarray(trimap().T.copy()).save(annotation(root, "trimaps/Persian_21.png"))
-    for call in (lambda: Pets("test", root), lambda: data[1], data.check):  # before long work, and at the record
+    for call in (lambda: Pets("test", root), lambda: data[1]):  # before long work, and at the record
         refused(call, "Persian_21.png", "12x16", "16x12")
 
 
 def test_trimap_with_another_value(root):
     Image.fromarray(trimap() - 1).save(annotation(root, "trimaps/Persian_21.png"))
-    refused(Pets("test", root).check, "Persian_21.png", "0..2", "1 (object)")
+    refused(lambda: need_readable(Pets("test", root)), "Persian_21.png", "value 0 found", "1, 2, 3 allowed")
 
 
 def test_corrupt_photograph(root):
@@ -204,7 +204,7 @@ def test_corrupt_photograph(root):
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path, quality=100)
     path.write_bytes(path.read_bytes()[:-200])  # the header stands: found by decoding
-    refused(Pets("test", root).check, "Persian_21.jpg", "truncated")
+    refused(lambda: need_readable(Pets("test", root)), "Persian_21.jpg", "truncated")
 
 
 def test_corrupt_trimap(root):
@@ -214,25 +214,29 @@ def test_corrupt_trimap(root):
 
 def test_empty_class(root):
     annotation(root, "test.txt").write_text("Persian_20 1 1 1\n")
-    refused(lambda: Pets("test", root), "test.txt", "'shiba_inu'", "no test image")
+    refused(lambda: load("pets", "test", root=root), "pets test", "'shiba_inu'", "no image")
     annotation(root, "trainval.txt").write_text("Persian_1 1 1 1\nPersian_2 1 1 1\nshiba_inu_1 2 2 1\n")
     assert len(Pets("val", root)) == 2  # position 0 of each class
-    refused(lambda: Pets("train", root), "'shiba_inu'", "no train image")
+    refused(lambda: load("pets", "train", root=root), "pets train", "'shiba_inu'", "no image")
 
 
 @pytest.mark.parametrize(
     ("file", "text", "expected"),
     [
-        ("test.txt", "Persian_20 1 1 1\nPersian_21\n", ["test.txt, line 2", "'Persian_21'", "CLASS-ID"]),
-        ("test.txt", "Persian_20 one 1 1\n", ["line 1", "Persian_20 one"]),
-        ("test.txt", "Persian_20 0 1 1\n", ["line 1", "Persian_20 0"]),
-        ("test.txt", "Persian_20 1 1 1\nPersian_20 1 1 1\n", ["line 2", "twice"]),
+        ("test.txt", "Persian_20 1 1 1\nPersian_21\n", ["test.txt, line 2", "'Persian_21'", "2 values (name,class"]),
+        ("test.txt", "Persian_20 one 1 1\n", ["test.txt: Persian_20", "'one' given, a whole number"]),
+        ("test.txt", "Persian_20 0 1 1\n", ["0 Persian, 1 Persian", "numbers from 1"]),
+        ("test.txt", "Persian_20 1 1 1\nPersian_20 1 1 1\n", ["test.txt", "'Persian_20'", "twice"]),
         ("test.txt", "Persian_1 1 1 1\nshiba_inu_20 2 2 1\n", ["test.txt", "'Persian_1'", "trainval.txt too"]),
-        ("test.txt", "Persian_20 2 1 1\n", ["annotations: in the lists, class id 2", "'shiba_inu'", "'Persian'"]),
+        ("test.txt", "Persian_20 2 1 1\n", ["annotations: class 2", "'shiba_inu'", "'Persian'"]),
         ("test.txt", "beagle_20 4 1 1\n", ["1 Persian, 2 shiba_inu, 4 beagle", "without a gap"]),
-        ("heads.csv", "name,box\n", ["heads.csv", "['name', 'box']", "xmin"]),
-        ("heads.csv", "image,xmin,ymin,xmax,ymax\nPersian_20,5,1,7\n", ["heads.csv, line 2", "four numbers"]),
-        ("heads.csv", "image,xmin,ymin,xmax,ymax\nPersian_20,5,1,4,4\n", ["line 2", "no pixel"]),
+        ("heads.csv", "name,box\n", ["heads.csv", "columns name, box", "xmin"]),
+        ("heads.csv", "image,xmin,ymin,xmax,ymax\nPersian_20,5,1,7\n", ["heads.csv, line 2", "5 values"]),
+        (
+            "heads.csv",
+            "image,xmin,ymin,xmax,ymax\nPersian_20,5,1,4,4\n",
+            [".csv: Persian_20", "5, 1, 4, 4", "x0 <= x1"],
+        ),
     ],
 )
 def test_damaged_lists(root, file, text, expected):

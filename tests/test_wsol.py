@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from sets import refused
 
 from dgl_lib.data import wsol
-from dgl_lib.data.wsol import Wsol, read_boxes, read_labels, read_masks, read_sizes
+from dgl_lib.data.lists import group_boxes, read_rows
+from dgl_lib.data.wsol import Wsol, read_labels, read_masks, read_sizes
 
 REAL = os.environ.get("DGL_WSOL_METADATA")
+BIRDS = "{!r} and {!r}".format(*sets.BIRDS)
 Cub, Ilsvrc, OpenImages = (partial(Wsol, name) for name in ("cub_wsol", "ilsvrc", "openimages"))
 
 
@@ -76,15 +78,19 @@ def test_lists_from_the_environment(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "change", "expected"),
     [
-        ("image_ids.txt", lambda lines: lines[1:], ["class_labels.txt", "_0.jpg", "only one of"]),
+        ("image_ids.txt", lambda lines: lines[1:], ["class_labels.txt", "_0.jpg' is not in image_ids.txt"]),
         ("image_ids.txt", lambda lines: lines + lines[:1], ["image_ids.txt", "twice"]),
         (
             "class_labels.txt",
             lambda lines: [*lines[:2], lines[2] + ",7", *lines[3:]],
             ["line 3", "2 values (id,class)"],
         ),
-        ("class_labels.txt", lambda lines: [lines[0] + "x", *lines[1:]], ["class '0x'", "whole number"]),
-        ("class_labels.txt", lambda lines: [lines[0][:-1] + "1", *lines[1:]], ["has class 1", "002.Laysan_Albatross"]),
+        ("class_labels.txt", lambda lines: [lines[0] + "x", *lines[1:]], ["'0x' given", "whole number"]),
+        (
+            "class_labels.txt",
+            lambda lines: [lines[0][:-1] + "1", *lines[1:]],
+            ["class 1 is", BIRDS],
+        ),
         ("class_labels.txt", lambda lines: [line[:-1] + str(3 * int(line[-1])) for line in lines], ["without a gap"]),
         ("image_sizes.txt", lambda lines: [lines[0][:-3], *lines[1:]], ["line 1", "id,width,height"]),
         ("localization.txt", lambda lines: lines[:-1], ["no line for '002.Laysan_Albatross/val_2.jpg'", "1 of 6"]),
@@ -160,14 +166,16 @@ def test_lists_read_back_as_written(tmp_path_factory, images):
     sets.lists(folder, labels, "\n".join(f"{name},500,510" for name in images), "\n".join(rows))
     assert read_labels(folder) == labels and list(read_labels(folder)) == list(images)
     assert read_sizes(folder) == dict.fromkeys(images, (510, 500))
-    assert read_boxes(folder, labels, read_sizes(folder)) == boxes
+    path = folder / "localization.txt"
+    assert group_boxes(read_rows(path, "id,x0,y0,x1,y1"), path, read_sizes(folder)) == boxes
 
 
 def test_ignore_mask_in_the_first_line_only(tmp_path):
-    (tmp_path / "localization.txt").write_text("a,m1,i1\na,m2,\nb,m3,\n")
-    assert read_masks(tmp_path, {"a": 0, "b": 0}) == ({"a": ["m1", "m2"], "b": ["m3"]}, {"a": "i1"})
-    (tmp_path / "localization.txt").write_text("a,m1,\na,m2,i1\n")
-    refused(lambda: read_masks(tmp_path, {"a": 0}), "'a' has an ignore mask after its first line")
+    path = tmp_path / "localization.txt"
+    path.write_text("a,m1,i1\na,m2,\nb,m3,\n")
+    assert read_masks(path) == ({"a": ["m1", "m2"], "b": ["m3"]}, {"a": "i1"})
+    path.write_text("a,m1,\na,m2,i1\n")
+    refused(lambda: read_masks(path), "'a' has an ignore mask after its first line")
 
 
 @pytest.mark.skipif(not REAL, reason="DGL_WSOL_METADATA names no lists")
@@ -186,15 +194,14 @@ def test_ignore_mask_in_the_first_line_only(tmp_path):
 )
 def test_real_lists(tmp_path, monkeypatch, name, split, images, objects, classes):
     monkeypatch.setenv("DGL_WSOL_METADATA", str(REAL))
-    monkeypatch.setattr(wsol, "need_files", lambda *_: None)  # no image is here
-    monkeypatch.setattr("dgl_lib.data.listed.need_files", lambda *_: None)
+    monkeypatch.setattr("dgl_lib.data.listed.need_files", lambda *_: None)  # no image is here
     data = Wsol(name, split, tmp_path)
     assert (len(data), len(data.classes), len(np.unique(data.labels))) == (images, classes, classes)
-    assert sum(map(len, data._boxes.values())) + sum(map(len, data._masks.values())) == objects
-    assert len(data._sizes) == (0 if name == "openimages" else images)
+    assert sum(map(len, data.boxes.values())) + sum(map(len, data.objects.values())) == objects
+    assert len(data.sizes) == (0 if name == "openimages" else images)
     if name == "ilsvrc" and split == "test":
         assert [data.classes[c] for c in data.labels[:2]] == ["sea snake", "alp"]
-        assert data._boxes["val/ILSVRC2012_val_00000002.JPEG"] == [(45, 49, 499, 162), (2, 69, 437, 207)]
+        assert data.boxes["val/ILSVRC2012_val_00000002.JPEG"] == [(45, 49, 499, 162), (2, 69, 437, 207)]
 
 
 @pytest.mark.skipif(not REAL, reason="DGL_WSOL_METADATA names no lists")

@@ -1,25 +1,15 @@
-"""Any folder of photographs, one sub-folder a class, with masks or boxes where there are some. Nothing to download."""
+"""Any folder of photographs: one sub-folder a class, masks or boxes if there are some. Nothing is downloaded."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from dgl_lib.data.listed import (
-    SPLITS,
-    Box,
-    Listed,
-    Size,
-    check_split,
-    find_root,
-    need_files,
-    need_readable,
-    read_box,
-    read_table,
-)
+from dgl_lib.data.listed import SPLITS, Listed, Pixels
+from dgl_lib.data.lists import Size, by_name, compare, group_boxes, read_table
 from dgl_lib.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -27,7 +17,7 @@ KINDS = {"mask": "masks", "ignore": "ignore", "part": "parts"}  # field of a rec
 
 
 class Folder(Listed):
-    """One split of a folder in this layout; only ``images`` is needed to train::
+    """One split ("train", "val", "test") of a folder in this layout; only ``images`` is needed to train::
 
         ROOT/images/CLASS/FILE.jpg      or another of SUFFIXES; classes and files in sorted order
         ROOT/masks/CLASS/FILE.png       one channel: 0 background, anything else the object
@@ -37,121 +27,71 @@ class Folder(Listed):
                                         a box; without it, the box around the mask
         ROOT/splits.csv                 image,split: train, val or test for every image
 
-    Without ``splits.csv``, each class's files are put in the order of the SHA-256 of ``CLASS/FILE.jpg``: the first
+    Without ``splits.csv``, each class's files are put in the order of the SHA-256 of ``CLASS/FILE.jpg``. The first
     fifth (rounded down, at least one) is "test", the next fifth "val", the rest "train". So the split depends on the
     names only, is the same on every machine, and every class of three images or more is in all three. A new file may
-    push another over a border: write ``splits.csv`` where a data set grows.
+    move another one into another split: write ``splits.csv`` if a data set grows.
 
-    Where ``masks`` is there, each image of val and test needs one; ignore and part masks may be few. Photographs are
-    turned as their EXIF data say, and masks and boxes are taken to be drawn on what is then seen.
-
-    Args:
-        split: "train", "val" or "test".
-        root: the folder; None: $DGL_DATA.
-
-    Raises:
-        UserError: an unknown split, no images, a missing mask, a broken table, a class of fewer than three images.
+    If there is a folder ``masks``, each image of val and test needs a mask; ignore and part masks may be few.
+    Photographs are turned as their EXIF data say; masks and boxes must be drawn on what is then seen.
     """
 
-    oriented = True
+    name = "folder"
+    oriented = small = True
 
-    def __init__(self, split: str, root: str | Path | None = None):
-        check_split("folder", split)
-        self._root = find_root("folder", root)
-        images = self._root / "images"
-        classes = tuple(sorted(p.name for p in images.iterdir() if p.is_dir())) if images.is_dir() else ()
-        if not classes:
-            raise UserError(f"{images}: no folder in it; images/CLASS/FILE.jpg expected")
-        by_class = {c: sorted(p.name for p in (images / c).iterdir() if p.suffix.lower() in SUFFIXES) for c in classes}
-        if empty := [c for c in classes if not by_class[c]]:
-            raise UserError(f"{images / empty[0]}: no image in it; files ending in {', '.join(SUFFIXES)} are read")
-        for c, files in by_class.items():
-            counts = Counter(Path(file).stem for file in files)
-            if twice := [stem for stem, count in counts.items() if count > 1]:
-                raise UserError(
-                    f"{images / c}: two files are named {twice[0]!r} up to their ending; one mask could be either's"
-                )
-        every = [f"{c}/{file}" for c in classes for file in by_class[c]]
-        table = self._root / "splits.csv"
-        roles = _read_splits(table, every) if table.is_file() else _split_by_name(by_class, images)
-        names = [name for name in every if roles[name] == split]
-        boxes = _read_boxes(self._root / "boxes.csv", set(every))
-        super().__init__(
-            "folder",
-            split,
-            classes=classes,
-            names=names,
-            labels=np.array([classes.index(name.split("/")[0]) for name in names], dtype=np.int64),
-            folder=images,
-            files=names,
-            boxes=boxes,
-        )
-        if (self._root / "masks").is_dir() and split != "train":
-            need_files(self._root / "masks", (_png(name) for name in names), f"folder {split} masks")
+    def read_lists(self) -> dict[str, int]:
+        self.folder = self.root / "images"
+        self.classes = tuple(sorted(p.name for p in self.folder.glob("*/")))
+        if not self.classes:
+            raise UserError(f"{self.folder}: no folder in it; images/CLASS/FILE.jpg expected")
+        by_class = {name: self._files(name) for name in self.classes}
+        labels = {file: label for label, name in enumerate(self.classes) for file in by_class[name]}
+        splits, boxes = self.root / "splits.csv", self.root / "boxes.csv"
+        if splits.is_file():
+            roles = {name: role for name, [role] in by_name(read_table(splits, "image", "split"), splits).items()}
+            compare(set(roles.values()), splits, SPLITS, ", ".join(SPLITS), every=False)
+            compare(roles, splits, labels, "images/")
+        else:
+            roles = _split_by_name(by_class, self.folder)
+        if boxes.is_file():
+            self.boxes = group_boxes(read_table(boxes, "image", "x0", "y0", "x1", "y1"), boxes, {})
+            compare(self.boxes, boxes, labels, "images/", every=False)
+        self.masks_needed = self.split != "train" and (self.root / "masks").is_dir()
+        return {name: label for name, label in labels.items() if roles[name] == self.split}
 
-    def check(self) -> None:
-        """Decode everything (a few milliseconds a photograph): those of one's own are the ones that may be broken.
+    def _files(self, name: str) -> list[str]:
+        """A class's photographs as CLASS/FILE.jpg. No two may differ in their ending only: a mask could be either's."""
+        files = sorted(p.name for p in (self.folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise UserError(f"{self.folder / name}: no image in it; files ending in {', '.join(SUFFIXES)} are read")
+        for one, two in pairwise(sorted(Path(file).stem for file in files)):
+            if one == two:
+                raise UserError(f"{self.folder / name}: two files are named {one!r} up to their ending; one allowed")
+        return [f"{name}/{file}" for file in files]
 
-        Raises:
-            UserError: a photograph or mask that cannot be read or does not fit; counts them and quotes the first.
-        """
-        need_readable(self)
-
-    def _files_of(self, index: int) -> dict[str, Path]:
-        """Field of a record -> its mask file, where there is one."""
-        files = {kind: self._root / folder / _png(self.names[index]) for kind, folder in KINDS.items()}
-        return {kind: path for kind, path in files.items() if path.is_file()}
+    def _masks(self, index: int) -> dict[str, Path]:
+        """Field of a record -> its mask file."""
+        file = Path(self.names[index]).with_suffix(".png")
+        paths = {kind: self.root / folder / file for kind, folder in KINDS.items()}
+        return {kind: p for kind, p in paths.items() if (kind == "mask" and self.masks_needed) or p.is_file()}
 
     def annotations(self, index: int) -> list[Path]:
-        """The mask, ignore mask and part mask that an image has."""
-        return list(self._files_of(index).values())
+        return list(self._masks(index).values())
 
-    def _pixels(self, index: int, size: Size) -> dict[str, np.ndarray | None]:
-        pixels = {kind: self.read(path, index, size) > 0 for kind, path in self._files_of(index).items()}
+    def pixels(self, index: int, size: Size, values: list[np.ndarray]) -> Pixels:
+        pixels = {kind: value > 0 for kind, value in zip(self._masks(index), values, strict=True)}
         if "part" in pixels and "mask" in pixels:
             pixels["part"] &= pixels["mask"]
         return dict(pixels)
 
 
-def _png(name: str) -> str:
-    return str(Path(name).with_suffix(".png"))
-
-
 def _split_by_name(by_class: dict[str, list[str]], images: Path) -> dict[str, str]:
     roles = {}
-    for c, files in by_class.items():
+    for name, files in by_class.items():
         if len(files) < len(SPLITS):
-            raise UserError(
-                f"{images / c}: {len(files)} images; a class needs three or more to be in train, val and test"
-                " (or a splits.csv says where each belongs)"
-            )
-        names = sorted((f"{c}/{file}" for file in files), key=lambda name: hashlib.sha256(name.encode()).digest())
-        fifth = max(1, len(names) // 5)
-        for position, name in enumerate(names):
-            roles[name] = "test" if position < fifth else "val" if position < 2 * fifth else "train"
+            need = "a class needs three or more to be in train, val and test, or a splits.csv that says where each is"
+            raise UserError(f"{images / name}: {len(files)} images; {need}")
+        fifth = max(1, len(files) // 5)
+        for position, file in enumerate(sorted(files, key=lambda file: hashlib.sha256(file.encode()).digest())):
+            roles[file] = "test" if position < fifth else "val" if position < 2 * fifth else "train"
     return roles
-
-
-def _read_splits(table: Path, every: list[str]) -> dict[str, str]:
-    roles: dict[str, str] = {}
-    for row in read_table(table, ("image", "split")):
-        name, split = row["image"], row["split"]
-        if split not in SPLITS:
-            raise UserError(f"{table}: {name!r} has split {split!r}; allowed: {', '.join(SPLITS)}")
-        if name in roles:
-            raise UserError(f"{table}: {name!r} is listed twice; once allowed")
-        roles[name] = split
-    if odd := sorted(roles.keys() ^ set(every)):
-        where = "not in images/" if odd[0] in roles else "in images/ and not in the table"
-        raise UserError(f"{table}: {odd[0]!r} is {where}; {len(odd)} such names, each image once expected")
-    return roles
-
-
-def _read_boxes(table: Path, every: set[str]) -> dict[str, list[Box]]:
-    boxes: dict[str, list[Box]] = {}
-    for row in read_table(table, ("image", "x0", "y0", "x1", "y1")) if table.is_file() else ():
-        if row["image"] not in every:
-            raise UserError(f"{table}: {row['image']!r} is not in images/; CLASS/FILE.jpg expected")
-        box = read_box([row[side] for side in ("x0", "y0", "x1", "y1")], f"{table}: {row['image']}")
-        boxes.setdefault(row["image"], []).append(box)
-    return boxes

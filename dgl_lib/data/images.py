@@ -1,4 +1,4 @@
-"""Image files to arrays, with Pillow: one way in for photographs, one for masks, one error for whatever goes wrong."""
+"""Image files to arrays, with Pillow. Whatever goes wrong becomes a UserError that names the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dgl_lib.errors import UserError
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """The opened file; whatever its decoder raises becomes a UserError of one line that names the file."""
+    """The opened file; an error of its decoder becomes a UserError."""
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 megapixels on and refuses from 179 on; its refusal becomes ours, below.
@@ -34,11 +34,11 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
 
 
 def read_image(path: str | Path, *, oriented: bool = True) -> np.ndarray:
-    """A photograph as it is meant to be seen: (H, W, 3) uint8 RGB, turned as its EXIF orientation says if ``oriented``.
+    """A photograph as (H, W, 3) uint8 RGB, turned as its EXIF orientation says if ``oriented``.
 
-    Grey becomes three equal channels, palettes are looked up, CMYK and YCbCr converted, transparent pixels laid over
-    white, 16-bit grey scaled from 0..65535 to 0..255 (Pillow itself would clip it). Colour profiles are not applied.
-    The kind of file is told by its bytes, whatever its name ends in; of several frames, the first is read.
+    Grey becomes three equal channels, palettes are looked up, CMYK and YCbCr are converted, transparent pixels are laid
+    over white, and 16-bit grey is scaled from 0..65535 to 0..255 (Pillow itself would clip it). Colour profiles are not
+    applied. The file's kind is told by its bytes, not by its name. Of several frames, the first is read.
 
     Raises:
         UserError: the file is missing, empty, cut off, corrupt, of a pixel type without a fixed range (32-bit), or of
@@ -63,7 +63,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     """A mask's stored values, (H, W) uint8: grey levels, palette indices (not their colours), or 0 and 1.
 
     Raises:
-        UserError: the file is missing, empty, cut off, corrupt, or has more than one channel of 8 bits.
+        UserError: the file cannot be read, or has more than one channel of 8 bits.
     """
     with _opened(path) as image:
         if image.mode not in ("1", "L", "P"):
@@ -72,28 +72,16 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def image_size(path: str | Path, *, oriented: bool = True) -> tuple[int, int]:
-    """(height, width) of what ``read_image`` (with the same ``oriented``) or ``read_mask`` (False) returns, read from
-    the file's header alone.
+    """(height, width) of what ``read_image`` (with the same ``oriented``) or ``read_mask`` (False) returns.
 
-    Raises:
-        UserError: the file is missing, or its header cannot be read.
+    Only the header is read. (To find the orientation of a mask, Pillow would decode the whole PNG.)
     """
     with _opened(path) as image:
         width, height = image.size
-        # Not asked of masks: Pillow decodes a whole PNG in search of its EXIF.
-        sideways = oriented and _orientation(image) >= 5
-    return (width, height) if sideways else (height, width)
+    return (width, height) if oriented and orientation(path) >= 5 else (height, width)
 
 
 def orientation(path: str | Path) -> int:
-    """The EXIF orientation of a photograph, 1 (as stored) where it has none; 5 to 8 swap the sides.
-
-    Raises:
-        UserError: the file is missing, or its header cannot be read.
-    """
+    """The EXIF orientation of a photograph: 1 (as stored) if it has none, 5 to 8 if the sides are swapped."""
     with _opened(path) as image:
-        return _orientation(image)
-
-
-def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
+        return image.getexif().get(ExifTags.Base.Orientation, 1)

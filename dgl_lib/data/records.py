@@ -1,13 +1,16 @@
-"""One record type for every data set, two ways to take a part of one, and one with its labels shuffled."""
+"""One record type for every data set, parts of a data set, shuffled labels, and what cannot be read."""
 
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from dgl_lib.errors import UserError
 
@@ -21,9 +24,9 @@ class Record:
         image: (H, W, 3) uint8, RGB.
         label: index into the data set's ``classes``.
         boxes: (n, 4) int32, ``x0, y0, x1, y1`` in pixels, the last pixel included; n may be 0.
-        mask: (H, W) bool, the object's pixels; None where no mask is known.
-        ignore: (H, W) bool, pixels left out of every score; None where all count.
-        part: (H, W) bool, the telling part (what sets the classes apart), a subset of ``mask``; None where unknown.
+        mask: (H, W) bool, the object's pixels; None if no mask is known.
+        ignore: (H, W) bool, pixels left out of every score; None if all count.
+        part: (H, W) bool, the telling part (what sets the classes apart), a subset of ``mask``; None if unknown.
     """
 
     name: str
@@ -36,7 +39,7 @@ class Record:
 
 
 class Dataset(Protocol):
-    """What training and evaluation ask of a data set. Training calls ``image`` and ``labels`` only, never a mask."""
+    """What training and evaluation ask of a data set. Training uses ``image`` and ``labels`` only, never a mask."""
 
     @property
     def name(self) -> str: ...
@@ -58,7 +61,7 @@ class Dataset(Protocol):
 class Subset:
     """The images of ``dataset`` at ``indices``, in that order, as a data set of its own."""
 
-    def __init__(self, dataset: Dataset, indices: list[int]):
+    def __init__(self, dataset: Dataset, indices: Iterable[int]):
         self.dataset, self.indices = dataset, [int(i) for i in indices]
         self.name, self.split, self.classes = dataset.name, dataset.split, dataset.classes
         self.names = [dataset.names[i] for i in self.indices]
@@ -71,38 +74,33 @@ class Subset:
         return self.dataset.image(self.indices[index])
 
     def __getitem__(self, index: int) -> Record:
-        return self.dataset[self.indices[index]]
+        return replace(self.dataset[self.indices[index]], label=int(self.labels[index]))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the whole set's digest and the chosen names."""
-        return hashlib.sha256("\n".join([self.dataset.digest, *self.names]).encode()).hexdigest()
+        return _digest(self.dataset, self.names)
 
 
-class Shuffled:
-    """``dataset`` with its labels dealt out anew: as many of each class, but they say nothing of the images.
+class Shuffled(Subset):
+    """``dataset`` with its labels permuted: the classes keep their sizes, but labels say nothing about the images.
 
-    What a network learns from it is a control (Adebayo et al., NeurIPS 2018): it has been trained, and knows no class.
+    A network trained on it is a control (Adebayo et al., NeurIPS 2018): it has learned no class.
     """
 
     def __init__(self, dataset: Dataset, seed: int):
-        self.dataset, self.seed = dataset, seed
-        self.name, self.split, self.classes, self.names = dataset.name, dataset.split, dataset.classes, dataset.names
+        super().__init__(dataset, range(len(dataset)))
+        self.seed = seed
         self.labels = np.random.default_rng(seed).permutation(dataset.labels)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def image(self, index: int) -> np.ndarray:
-        return self.dataset.image(index)
-
-    def __getitem__(self, index: int) -> Record:
-        return replace(self.dataset[index], label=int(self.labels[index]))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the whole set's digest and the labels."""
-        return hashlib.sha256("\n".join([self.dataset.digest, *map(str, self.labels)]).encode()).hexdigest()
+        return _digest(self.dataset, map(str, self.labels))
+
+
+def _digest(dataset: Dataset, changed: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join([dataset.digest, *changed]).encode()).hexdigest()
 
 
 def first_per_class(dataset: Dataset, count: int) -> Dataset:
@@ -114,10 +112,49 @@ def first_per_class(dataset: Dataset, count: int) -> Dataset:
     if count < 0:
         raise UserError(f"images per class: {count} given, 0 (all) or more allowed")
     sizes = np.bincount(dataset.labels, minlength=len(dataset.classes))
-    if (sizes == 0).any():
-        empty = dataset.classes[int(np.flatnonzero(sizes == 0)[0])]
+    if not sizes.all():
+        empty = dataset.classes[int(sizes.argmin())]
         raise UserError(f"{dataset.name} {dataset.split}: class {empty!r} has no image; every class needs at least one")
     if count == 0:
         return dataset
-    chosen = np.sort(np.concatenate([np.flatnonzero(dataset.labels == c)[:count] for c in range(len(sizes))]))
-    return Subset(dataset, chosen.tolist())
+    chosen = [np.flatnonzero(dataset.labels == label)[:count] for label in range(len(sizes))]
+    return Subset(dataset, sorted(np.concatenate(chosen).tolist()))
+
+
+def need_readable(dataset: Dataset, *, progress: bool = False) -> None:
+    """Decode the photographs of a train split, the whole records of another; UserError if any cannot be read.
+
+    The error counts the images that cannot be read and quotes the first error.
+    """
+    _, problem = _decode(dataset, progress, "")
+    if problem:
+        raise UserError(problem)
+
+
+def skip_unreadable(dataset: Dataset, *, progress: bool = False) -> Dataset:
+    """``dataset`` without the images that ``need_readable`` would refuse; a warning counts them and quotes the first.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    readable, problem = _decode(dataset, progress, " and are left out")
+    if not problem:
+        return dataset
+    if not readable:
+        raise UserError(problem)
+    warnings.warn(problem, stacklevel=2)
+    return Subset(dataset, readable)
+
+
+def _decode(dataset: Dataset, progress: bool, and_then: str) -> tuple[list[int], str]:
+    """The indices of the images that can be read, and a sentence about the others; "" if there are none."""
+    read: Callable[[int], object] = dataset.image if dataset.split == "train" else dataset.__getitem__
+    what, readable, errors = f"{dataset.name} {dataset.split}", [], []
+    for index in tqdm(range(len(dataset)), f"reading {what}", unit="image", leave=False, disable=not progress):
+        try:
+            read(index)
+            readable.append(index)
+        except UserError as error:
+            errors.append(error)
+    count = f"{len(errors)} of {len(dataset)} images cannot be read{and_then}"
+    return readable, f"{what}: {count}; the first: {errors[0]}" if errors else ""
