@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dgl_lib import networks, predict
+from dgl_lib.app import networks, predict
+from dgl_lib.app.networks import open_network
+from dgl_lib.app.predict import How, find_photographs, regions
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.localize import localize
 from dgl_lib.maps import close, minmax, multiscale
 from dgl_lib.models import preprocess
-from dgl_lib.app.networks import open_network
-from dgl_lib.app.predict import How, find_photographs, regions
-from tests.test_cli import outcome
+from tests.test_cli import dgl
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_predicted_class_is_that_of_the_scale_nearest_one(network: networks.
 
 def test_a_large_photograph_is_closed_at_a_bounded_size(network: networks.Network) -> None:
     image = np.array(Image.fromarray(Creatures("test", 1).image(0)).resize((3000, 1200)))
-    found = predict.predict(network, image, How("Mixed_6e", kernel=0.06))  # at its own size: a kernel of 181 px
+    found = predict.predict(network, image, How("Mixed_6e", close=0.06))  # at its own size: a kernel of 181 px
     assert found.map.shape == (1200, 3000) and found.map.min() == 0 and found.map.max() == 1
 
 
@@ -96,7 +96,7 @@ def test_otsu_splits_two_levels() -> None:
     q = np.zeros((10, 10), np.uint8)
     q[:3] = 200
     t = predict._otsu(q)
-    assert 0 < t <= 200 and regions(q, t)[0].box == (0, 0, 10, 3)
+    assert 0 < t <= 200 and regions(q, t)[0].bbox == (0, 0, 10, 3)
     assert regions(np.zeros((4, 4), np.uint8), predict._otsu(np.zeros((4, 4), np.uint8))) == []
 
 
@@ -133,13 +133,11 @@ def test_names_of_outputs(tmp_path: Path) -> None:
         find_photographs([str(tmp_path / "out")], tmp_path / "out")
 
 
-def test_localize_from_end_to_end(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photographs: Path, tmp_path: Path
-) -> None:
+def test_localize_from_end_to_end(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["localize", str(photographs), "--out", str(out), "--json", "--threshold", "0.6", "--device", "cpu"]
     arguments += ["--scales", "0.75,1", "--close", "0.06", "--layer", "Mixed_6d", "--method", "layer_cam"]
-    status, text, err = outcome(monkeypatch, capsys, *arguments, "--class", "roundear")
+    status, text, err = dgl(*arguments, "--class", "roundear")
     document = json.loads(text)
     assert (status, err) == (0, "")
     assert document == json.loads((out / "boxes.json").read_text())
@@ -157,18 +155,16 @@ def test_localize_from_end_to_end(
     assert (x0, y0) == (np.flatnonzero(mask.any(0))[0], np.flatnonzero(mask.any(1))[0])
     assert Image.open(out / "more" / "b.overlay.png").size == (64, 96)
 
-    status, text, _ = outcome(monkeypatch, capsys, "localize", str(photographs / "a.png"), "--out", str(out), "--npy")
+    status, text, _ = dgl("localize", str(photographs / "a.png"), "--out", str(out), "--npy")
     assert status == 0 and "a.png: antlered" in text
     values = np.load(out / "a.map.npy")
     assert values.dtype == np.float32 and values.shape == (100, 200) and values.max() == 1
 
 
-def test_bad_photographs_are_named_and_the_others_done(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photographs: Path, tmp_path: Path
-) -> None:
+def test_bad_photographs_are_named_and_the_others_done(photographs: Path, tmp_path: Path) -> None:
     (photographs / "broken.jpg").write_bytes(b"not an image")
     (photographs / "empty.png").touch()
-    status, text, err = outcome(monkeypatch, capsys, "localize", str(photographs), "--out", str(tmp_path / "out"))
+    status, text, err = dgl("localize", str(photographs), "--out", str(tmp_path / "out"))
     assert status == 1 and text.count("\n") == 2 and "Traceback" not in err
     lines = err.splitlines()
     assert "broken.jpg: not an image" in lines[0] and "empty.png" in lines[1]
@@ -201,7 +197,6 @@ def test_bad_photographs_are_named_and_the_others_done(
 )
 def test_mistakes_are_told_before_any_photograph_is_opened(
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     photographs: Path,
     tmp_path: Path,
     arguments: list[str],
@@ -209,30 +204,26 @@ def test_mistakes_are_told_before_any_photograph_is_opened(
 ) -> None:
     monkeypatch.setattr(predict, "read_image", None)
     out = tmp_path / "out"
-    status, text, err = outcome(monkeypatch, capsys, "localize", str(photographs), "--out", str(out), *arguments)
+    status, text, err = dgl("localize", str(photographs), "--out", str(out), *arguments)
     assert status == 2 and said in err and not text and "Traceback" not in err
     assert not out.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photographs: Path, tmp_path: Path
-) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    status, _, err = outcome(monkeypatch, capsys, "localize", str(photographs), "--out", str(tmp_path / "file"))
+    status, _, err = dgl("localize", str(photographs), "--out", str(tmp_path / "file"))
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1
 
 
 def test_a_full_disk_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"old")
 
-    def full(path: Path, data: bytes) -> int:
-        path.touch()
+    def full(_file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        predict._write(tmp_path / "a.png", b"new")
-    monkeypatch.undo()
+        predict.write_bytes(tmp_path / "a.png", b"new")
     assert (tmp_path / "a.png").read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -360,7 +351,6 @@ def test_a_map_with_its_channels_last_is_refused() -> None:
 )
 def test_localize_with_a_torchvision_network(
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     photographs: Path,
     tmp_path: Path,
     model: str,
@@ -371,9 +361,9 @@ def test_localize_with_a_torchvision_network(
     out = tmp_path / "out"
     photograph = str(photographs / "a.png")
     common = ("localize", photograph, "--model", model, "--weights", "none", "--scales", "0.3", "--out", str(out))
-    status, text, err = outcome(monkeypatch, capsys, *common, "--layer", wrong)
+    status, text, err = dgl(*common, "--layer", wrong)
     assert (status, text, err.count("\n")) == (2, "", 1) and wrong in err and not out.exists()
-    status, text, _ = outcome(monkeypatch, capsys, *common, "--layer", layer, "--method", "grad_cam_pp")
+    status, text, _ = dgl(*common, "--layer", layer, "--method", "grad_cam_pp")
     assert status == 0 and text.startswith(photograph) and (out / "a.map.png").is_file()
 
 

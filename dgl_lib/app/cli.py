@@ -73,10 +73,8 @@ def on_a_network(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that name a network. The command gets ``network``, opened, and ``device``."""
 
     @click.option("--checkpoint", metavar="PATH", help="A trained classifier. Default: the committed creatures.")
-    @click.option("--model", metavar="NAME", help="A torchvision classifier, such as resnet50, instead.")
-    @click.option(
-        "--weights", default="DEFAULT", metavar="NAME|PATH|none", help="Of --model: torchvision's, or a file."
-    )
+    @click.option("--model", metavar="NAME", help="A torchvision classifier instead, such as resnet50.")
+    @click.option("--weights", default="DEFAULT", metavar="NAME|PATH|none", help="Of --model: by name or from a file.")
     @click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.")
     @functools.wraps(command)
     def opened(checkpoint: str | None, model: str | None, weights: str, **others: Any) -> None:
@@ -189,7 +187,6 @@ def layers(network: Network, device: str, size: int | None, as_json: bool) -> No
 
 @commands.command(
     epilog=_examples(
-        "dgl evaluate creatures --limit 5",
         "dgl evaluate folder --root mine --checkpoint classifier.safetensors --methods cam,dgl --layers Mixed_6e,add1",
         "dgl evaluate ilsvrc --root ILSVRC --model resnet50 --layers layer3,layer4 --out scores/resnet50",
     )
@@ -198,7 +195,9 @@ def layers(network: Network, device: str, size: int | None, as_json: bool) -> No
 @on_a_network
 @click.option("--root", metavar="FOLDER", help="Folder of the data. Default: $DGL_DATA.")
 @click.option("--split", default="test", type=click.Choice(["test", "val"]), help="The images that are scored.")
-@click.option("--layers", metavar="A,B", callback=listed(str, "names"), help="Default: the default and the last one.")
+@click.option(
+    "--layers", metavar="A,B", callback=listed(str, "names"), help="Default: the usual one and the last."
+)
 @click.option("--methods", metavar="A,B", callback=listed(str, "names"), help="Default: all of them.")
 @click.option("--size", default=0, help="Side of the input in pixels, 0 for the network's own.")
 @click.option("--limit", default=0, help="Only the first so many images of each class, 0 for all.")
@@ -256,7 +255,6 @@ def on_a_profile(command: Callable[..., None]) -> Callable[..., None]:
 
 @commands.command(
     epilog=_examples(
-        "dgl study quick",
         "dgl study creatures --only 05 --only 06",
         "dgl study pets --all --set test_per_class=0 --set show_photos=true",
     )

@@ -136,7 +136,7 @@ def _otsu(q: np.ndarray) -> int:
 def regions(q: np.ndarray, threshold: int, probability: float = 1.0) -> list[Region]:
     """The pieces of ``q >= threshold``, (H, W) uint8, connected over edges or corners, best and largest first.
 
-    A box holds its region's pixels exactly, and holes have no box. ``metrics.search`` differs in both, because it
+    A box holds its region's pixels exactly, and holes have no box. ``metrics.boxes.search`` differs in both, because it
     follows the conventions of a published score.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats((q >= threshold).astype(np.uint8), connectivity=8)
