@@ -140,7 +140,7 @@ def _worst(it: Measured, images: pd.DataFrame, layer: str, folder: Path) -> None
         lines += [panels[start : start + 6] for start in range(0, len(panels), 6)]
         names += [name, *[""] * (len(lines) - len(names) - 1)]
     wrong = [f"{(one['predicted'] != one['class']).sum()} of {name} {len(one)}" for name, one in shown.items()]
-    title = f"DGL on {layer}: {wrong[0]} images are classified wrong, {wrong[1]}"
+    title = f"DGL on {layer}: the classifier is wrong about {' and about '.join(wrong)}"
     figure = grid(lines, pixels=it.pixels, rows=names, title=title)
     style.save(figure, folder, "05_worst")
 
