@@ -89,9 +89,8 @@ def forest(
         ax.margins(x=0.2 if note else 0.06)
         ax.grid(axis="x", alpha=0.3)
         _references(ax.axvline, ax.axvspan, _here(levels, panel, name), value, _of(margin, name, None))
-    handles = []
-    if colour and colour != y:
-        handles = [Line2D([], [], color=ink, lw=2, label=style.name(k)) for k, ink in known.items()]
+    shown = known if colour and colour != y else {}
+    handles = [Line2D([], [], color=ink, lw=2, label=style.name(k)) for k, ink in shown.items()]
     for k, run in enumerate(hues if hue else []):
         ink = INK if colour else known[str(run)]
         handles.append(Line2D([], [], color=ink, marker=MARKERS[k % len(MARKERS)], lw=0, label=style.name(run)))
@@ -195,9 +194,9 @@ def heat(
     high, wide = np.max([one.shape for one in parts.values()], axis=0)
     left = 0.08 * max(len(style.name(row)) for one in parts.values() for row in one.index)
     figure = style.figure((left + 0.52 * wide) * len(parts) + (1.2 if label else 0.5), 0.4 * high + 1.6)
-    bar = {"cbar": bool(label), "cbar_kws": {"label": label, "pad": 0.01}}
+    look = {"cmap": "viridis", "annot_kws": {"fontsize": 8}, "cbar_kws": {"label": label, "pad": 0.01}}
     for ax, (name, one) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
-        sns.heatmap(one, ax=ax, cmap="viridis", annot=True, fmt=fmt, annot_kws={"fontsize": 8}, **bar)
+        sns.heatmap(one, ax=ax, annot=True, fmt=fmt, cbar=bool(label), **look)
         for row, column in frames:
             corner = list(one.columns).index(column) + 0.04, list(one.index).index(row) + 0.05
             ax.add_patch(Rectangle(corner, 0.92, 0.9, fill=False, color=FRAME, lw=2))
@@ -229,15 +228,16 @@ def _of(option: Any, panel: str, default: Any = "") -> Any:
 
 
 def _look(table: pd.DataFrame, line: Columns) -> dict[str, dict]:
-    """How each line is drawn, by its label: one colour a method, broken lines for baselines, DGL thick."""
+    """How each line is drawn, by its label: one colour a method, broken lines for baselines, DGL thick and on top."""
     keys = table[line if isinstance(line, str) else line[0]].astype(str)
-    palette = style.colours(keys)
-    return {
-        label: {"color": palette[key], "linestyle": style.LINES.get(key, "-")}
-        | {"marker": MARKERS[list(palette).index(key) % len(MARKERS)]}
-        | ({"lw": 2.4, "zorder": 3} if key == "dgl" else {"lw": 1.4})
-        for label, key in dict(zip(_labels(table, line), keys, strict=True)).items()
+    colours, lines = style.colours(keys), dict(zip(_labels(table, line), keys, strict=True))
+    look: dict[str, dict] = {
+        label: {"color": colours[key], "linestyle": style.LINES.get(key, "-")} for label, key in lines.items()
     }
+    for i, (label, key) in enumerate(lines.items()):
+        thick = {"lw": 2.4, "zorder": 3} if key == "dgl" else {"lw": 1.4}
+        look[label] |= {"marker": MARKERS[i % len(MARKERS)], **thick}
+    return look
 
 
 def _axes(panels: int, wide: float, ylabel: str | Mapping) -> tuple[Figure, np.ndarray]:
@@ -285,5 +285,5 @@ def _finish(figure: Figure, handles: list, title: str, below: bool = False) -> F
     if len(named) > 1 or (below and named):
         place = {"loc": "outside lower center", "ncols": 4} if below else {"loc": "outside right center"}
         figure.legend(handles=list(named.values()), frameon=False, fontsize="small", **place)
-    figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    figure.suptitle(title, x=0.01, ha="left")
     return figure

@@ -15,14 +15,9 @@ from dgl_lib.plots import style
 
 
 class Panel(NamedTuple):
-    """One picture of a grid: the photograph of ``record``, or a map of it.
+    """One picture of a grid: the photograph of ``record``, its masks, or a map (h, w) of it in any range.
 
-    Attributes:
-        map: (h, w), any range; None for the photograph.
-        title: over the panel.
-        signed: colours lie evenly around 0.
-        limit: end of the colours, for panels that share a scale; None spans the map's own range.
-        masks: show what scores see of the record instead of its photograph.
+    ``signed`` and ``limit`` are those of ``style.show_map``. ``masks`` shows what scores see of the image.
     """
 
     record: Record
@@ -46,14 +41,13 @@ def grid(
     """Panels row by row, an empty place for None, with the object's outline in each.
 
     Args:
-        pixels: whether a photograph's pixels may be shown. If not, photographs become empty panels, and maps finer
-            than ``cells`` are averaged down to it.
-        rows, columns: names at the left and at the top, in words; method names become readers' names.
+        pixels: False hides photographs: they become empty panels, and maps are averaged down to ``cells`` a side.
+        rows, columns: names at the left and on top. A method gets the name that readers know.
         size: side of a panel, inches; 0.75 where there are ten columns.
         cells: cells a side of the layer's own grid. Maps as the layer gives them need none.
 
     Raises:
-        UserError: ``pixels`` is False, a map is as large as its photograph and ``cells`` is not given.
+        UserError: a hidden photograph has a map of its own size, and ``cells`` is not given.
     """
     lines = [list(line) for line in panels]
     across, small = max(map(len, lines)), 8 if size > 1 else 6
@@ -74,7 +68,7 @@ def grid(
         ax.set_title(head, loc="center", fontsize=small)
     for ax, text in zip(axes[:, 0], names, strict=False):
         ax.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=small)
-    figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
@@ -102,9 +96,9 @@ def beside(
     """A row an image: its photograph, then its map of every column, in its own range of colours.
 
     Args:
-        maps: by column name, one map (h, w) an image.
+        maps: one map (h, w) an image, by the column's name.
         signed: names of the columns whose colours lie evenly around 0.
-        options: of ``grid``: pixels, rows, title, size, cells.
+        options: of ``grid``.
     """
     lines = [
         [Panel(record), *(Panel(record, column[i], signed=key in signed) for key, column in maps.items())]

@@ -63,12 +63,11 @@ def use_style() -> None:
         {
             "figure.dpi": 90,
             "savefig.dpi": 130,
-            "figure.constrained_layout.use": True,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.titlesize": "medium",
             "axes.titlelocation": "left",
-            "figure.titlesize": "large",
+            "figure.titlesize": "medium",
         }
     )
 
@@ -122,13 +121,7 @@ def show_photo(axes: Axes, record: Record, pixels: bool, weight: float = 1.0) ->
 
 
 def show_map(
-    axes: Axes,
-    m: np.ndarray,
-    record: Record,
-    *,
-    signed: bool = False,
-    limit: float | None = None,
-    weight: float = 1.0,
+    axes: Axes, m: np.ndarray, record: Record, *, signed: bool = False, limit: float | None = None, weight: float = 1.0
 ) -> None:
     """A map (h, w) over the image's extent with the object's outline, one square a cell and nothing finer.
 

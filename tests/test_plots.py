@@ -1,0 +1,189 @@
+"""The drawing functions: what a figure must show, and what it must not show of a photograph."""
+
+from __future__ import annotations
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")
+
+from dgl_lib.data import Record
+from dgl_lib.errors import UserError
+from dgl_lib.localize import CONTROLS, METHODS
+from dgl_lib.plots import charts, style
+from dgl_lib.plots.maps import Panel, beside, grid
+
+
+@pytest.fixture(autouse=True)
+def studys_style():
+    """The study's look, and no figure left open: a notebook would draw it a second time."""
+    with matplotlib.rc_context():
+        style.use_style()
+        yield
+    assert plt.get_fignums() == []
+
+
+def record(side: int = 32) -> Record:
+    """A square object whose left half is the telling part, on noise."""
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    mask, part = np.zeros((2, side, side), bool)
+    mask[8:24, 8:24] = part[8:24, 8:16] = True
+    return Record("one", image, 0, np.array([[8, 8, 23, 23]], np.int32), mask, None, part)
+
+
+def shown(axes: Axes) -> np.ndarray:
+    return np.asarray(axes.images[0].get_array())
+
+
+def dots(axes: Axes, marker: str = "o") -> list[tuple[float, float]]:
+    """Where single dots of this marker stand."""
+    lines = [line for line in axes.lines if line.get_marker() == marker and len(line.get_xdata()) == 1]
+    return [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in lines]
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for box in figure.legends for text in box.get_texts()]
+
+
+def ticks(axes: Axes) -> list[str]:
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+def test_every_method_has_a_name_and_a_colour() -> None:
+    assert set(METHODS) | set(CONTROLS) <= set(style.METHODS)
+
+
+def test_colours_are_fixed_where_known_and_differ_elsewhere() -> None:
+    found = style.colours(["dgl", "seed 0", "seed 1", "dgl"])
+    assert found["dgl"] == style.COLOURS["dgl"]
+    assert len(found) == len(set(found.values())) == 3
+
+
+# ------------------------------------------------------------------------------------------------------------- maps
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_photographs_are_hidden_unless_asked_for(pixels: bool) -> None:
+    figure = beside([record()], {"dgl": np.ones((1, 4, 4))}, pixels=pixels)
+    assert np.array_equal(shown(figure.axes[0]), record().image) == pixels
+    assert [ax.get_title("center") for ax in figure.axes] == ["image", "DGL (both branches)"]
+
+
+def test_no_map_of_a_hidden_photograph_is_finer_than_the_layers_grid() -> None:
+    fine, coarse = np.random.default_rng(0).random((32, 32)), np.eye(4)
+    panels = [[Panel(record(), fine), Panel(record(), coarse)]]
+    with pytest.raises(UserError, match="cells"):
+        grid(panels, pixels=False)
+    hidden, open_ = grid(panels, pixels=False, cells=8), grid(panels, pixels=True)
+    assert [shown(ax).shape for ax in hidden.axes] == [(8, 8), (4, 4)]
+    assert shown(hidden.axes[0])[0, 0] == pytest.approx(fine[:4, :4].mean())
+    assert [shown(ax).shape for ax in open_.axes] == [(32, 32), (4, 4)]
+
+
+def test_a_grid_keeps_empty_places_and_its_names() -> None:
+    lines = [[Panel(record(), title="first"), Panel(record(), np.eye(3))], [None, Panel(record(), masks=True)]]
+    figure = grid(lines, pixels=True, rows=["dgl", "other"], columns=["", "add1"])
+    assert [len(ax.images) for ax in figure.axes] == [1, 1, 0, 1]
+    assert [ax.get_ylabel() for ax in figure.axes[::2]] == ["DGL (both\nbranches)", "other"]
+    assert [ax.get_title("center") for ax in figure.axes] == ["first", "add1", "", ""]
+    assert np.unique(shown(figure.axes[3])).tolist() == [0, 1, 2]  # ground, rest, telling part
+
+
+def test_ends_of_the_colours() -> None:
+    m = np.array([[-1.0, 3.0]])
+    panels = [Panel(record(), m), Panel(record(), m, signed=True), Panel(record(), m, signed=True, limit=5)]
+    figure = grid([[*panels, Panel(record(), 0 * m)]], pixels=True)
+    assert [ax.images[0].get_clim() for ax in figure.axes] == [(-1, 3), (-3, 3), (-5, 5), (0, 1)]
+
+
+# ----------------------------------------------------------------------------------------------------------- charts
+
+
+def table() -> pd.DataFrame:
+    """Two methods on two layers and a baseline on none."""
+    rows = [("dgl", "add1", 40.0), ("dgl", "add2", 42.0), ("cam", "add1", 38.0), ("whole_image", np.nan, 34.0)]
+    found = pd.DataFrame(rows, columns=["method", "layer", "mean"])
+    return found.assign(low=found["mean"] - 1, high=found["mean"] + 1)
+
+
+def test_forest_has_a_line_a_row_and_a_dot_a_value() -> None:
+    figure = charts.forest(table().assign(test_peak=43.0), y=("method", "layer"), peak="test_peak", margin=0.5)
+    (axes,) = figure.axes
+    assert ticks(axes) == ["DGL (both branches), add1", "DGL (both branches), add2", "CAM, add1", "whole image"]
+    assert axes.yaxis_inverted()
+    assert dots(axes) == [(40, 0), (43, 0), (42, 1), (43, 1), (38, 2), (43, 2), (34, 3), (43, 3)]
+    assert to_hex(axes.lines[1].get_color()) == style.COLOURS["dgl"]
+    assert legend(figure) == ["peak on test", "within 0.5 of 0"]
+
+
+def test_forest_puts_runs_side_by_side() -> None:
+    runs = pd.concat([table()[2:3].assign(run=run, verdict="gains") for run in ("seed 0", "seed 1")])
+    (axes,) = charts.forest(runs, hue="run").axes
+    (first,), (second,) = dots(axes, "o"), dots(axes, "s")
+    assert first[1] < 0 < second[1]
+    assert legend(charts.forest(runs, hue="run", colour="verdict")) == ["gains", "seed 0", "seed 1"]
+
+
+def test_forest_panels_share_their_labels_only_where_their_lines_agree() -> None:
+    other = pd.DataFrame({"method": ["an effect"], "mean": [1.0], "panel": "effects"})
+    figure = charts.forest(pd.concat([table().assign(panel="scores"), other]), panel="panel", margin={"effects": 0})
+    assert [len(ticks(ax)) for ax in figure.axes] == [3, 1]
+    assert dots(figure.axes[1]) == [(1, 0)]
+    assert len(figure.axes[1].lines) == 3  # an empty interval, its dot, and the line at 0
+    same = charts.forest(pd.concat([table().assign(panel=p) for p in "ab"]), panel="panel")
+    assert not same.axes[1].yaxis.get_tick_params()["labelleft"]
+
+
+def test_a_level_line_stands_in_its_own_panel() -> None:
+    both = pd.concat([table()[:2].assign(panel="a"), table()[:2].assign(panel="b")])
+    level = pd.DataFrame({"method": ["whole_image"], "mean": [34.0], "panel": ["b"]})
+    for figure, line in ((charts.forest(both, panel="panel", levels=level), "get_xdata"),
+                         (charts.by_layer(both, panel="panel", levels=level), "get_ydata")):  # fmt: skip
+        at = [[list(getattr(one, line)()) for one in ax.lines].count([34.0, 34.0]) for ax in figure.axes]
+        assert at == [0, 1]
+        assert "whole image" in legend(figure)
+
+
+def test_by_layer_keeps_the_layers_order_and_rings_what_was_chosen() -> None:
+    rows = table()[:3].assign(chosen=[False, True, True])
+    (axes,) = charts.by_layer(rows, ring="chosen").axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["add1", "add2"]
+    dgl, cam, ring = axes.lines
+    assert dgl.get_ydata().tolist() == [40, 42]
+    assert dgl.get_xdata()[0] < 0 < cam.get_xdata()[0]  # side by side, so that intervals stay apart
+    assert ring.get_ydata().tolist() == [42, 38]
+    assert len(axes.collections) == 2  # each line's intervals
+
+
+def test_marks_lie_on_their_own_curve() -> None:
+    t = np.arange(3)
+    lines = pd.concat([pd.DataFrame({"method": m, "t": t, "mean": 10 * k + t}) for k, m in enumerate(("dgl", "cam"))])
+    marks = pd.DataFrame({"method": ["cam", "dgl", "gone"], "t": [1, 0.5, 1], "mark": ["chosen", "peak", "peak"]})
+    figure = charts.curves(lines, x="t", marks=marks)
+    assert dots(figure.axes[0], "o") == [(1, 11)]
+    assert dots(figure.axes[0], "x") == [(0.5, 0.5)]
+    assert legend(figure)[-2:] == ["chosen on validation", "peak on test"]
+
+
+def test_heat_leaves_blanks_and_frames_cells() -> None:
+    cells = table()[:3].pivot_table("mean", "method", "layer")
+    (axes,) = charts.heat(cells, frames=[("dgl", "add2")]).axes
+    assert sorted(text.get_text() for text in axes.texts) == ["38.0", "40.0", "42.0"]  # CAM is not on add2
+    assert ticks(axes) == ["CAM", "DGL (both branches)"]
+    (frame,) = axes.patches
+    assert (int(frame.get_x()), int(frame.get_y())) == (1, 1)
+    assert len(charts.heat({"a": cells, "b": cells}, label="IoU").axes) == 4  # two panels, two colour bars
+
+
+def test_a_saved_figure_is_the_same_bytes_each_time(tmp_path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        style.save(charts.forest(table()), tmp_path / folder, "figure")
+    first, second = ((tmp_path / folder / "figure.png").read_bytes() for folder in ("a", "b"))
+    assert first == second and b"Software" not in first
