@@ -450,7 +450,7 @@ def test_timm_classifiers_work_as_they_come(name: str, last: str, inner: str, ca
         model(torch.cat([images, images + 1]))
     mix(model)
     before, weights = flags(model), digest(model)
-    found = gradients(model, images, CLASSES, [last, inner])
+    found = gradients(model, images, CLASSES, [last, inner], needs=("G_c", "G_J", "w_c"))
     assert flags(model) == before and digest(model) == weights and hooks(model) == 0
     model.eval()
     S = model.forward_features(images).detach()

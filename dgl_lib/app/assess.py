@@ -49,19 +49,17 @@ def evaluate(
     off. A manifest says how the tables were made.
 
     Args:
-        data, root: a name in ``data.DATASETS`` and the folder of its files, as for ``data.load``.
+        data, root: as for ``data.load``.
         split: "test", or "val" while something is still being chosen. Scores of "val" are optimistic.
-        layers: empty for the default layer and the last one.
-        methods: empty for all that exist on the layers.
+        layers, methods: empty for the default layer and the last one, and for all methods that exist on the layers.
         size: side of the input in pixels, 0 for the network's own.
         limit: the first so many images of each class, 0 for all.
         skip_unreadable: leave out images that cannot be read, with a warning that counts them.
         alpha, rule: as for ``localize.localize``.
 
     Returns:
-        tables by name, which are also written to ``out``: ``accuracy``, and ``scores`` where there are masks (see
-        ``evaluate.report``) or ``boxes`` where there are only boxes (see ``box_report``). With masks, ``images.csv``
-        holds the scores of each image, method and layer.
+        tables by name, which are also written to ``out``: ``accuracy``, and with masks ``scores`` (``evaluate.report``)
+        or with boxes only ``boxes`` (``box_report``). With masks, ``images.csv`` holds the scores image by image.
 
     Raises:
         UserError: before long work, for whatever is unknown, missing, or does not fit the network.
@@ -120,7 +118,7 @@ def _possible(
 ) -> Sequence[str]:
     """The methods asked for, or all that exist on the layers. A grey image tries them, so that errors come early."""
     image = preprocess(network.model, [np.zeros((64, 64, 3), np.uint8)], size)
-    cam = gradients(network.model, image, None, layers, needs=()).heads  # the layers on which CAM exists
+    cam = gradients(network.model, image, None, layers, needs=("w_c",)).heads  # the layers on which CAM exists
     methods = methods or [name for name in METHODS if cam or name != "cam"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that CAM exists on some of the layers only

@@ -20,44 +20,34 @@ if TYPE_CHECKING:
     from dgl_lib.app.networks import Network
 
 PATH = click.Path(path_type=Path)
+UNTIL = ["train", "evaluate", "notebooks"]
 
 
 def _examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
-MORE = (
-    _examples(
-        "dgl localize photo.jpg",
-        "dgl evaluate creatures --limit 5",
-        "dgl study creatures --set epochs=8 --out results/mine",
-        "DGL_DATA=photographs DGL_WEIGHTS=trunk.safetensors dgl study pets --only 05",
-        "dgl results creatures --table scores --format latex",
-    )
-    + """
-
-\b
-Status:
-  0    done
-  1    unreadable photographs, incomplete data, or tables that differ
-  2    a mistake in what was asked for, or a file that cannot be read or written
-  130  interrupted
-
-``dgl`` and ``python -m dgl_lib`` are the same.
-"""
+@click.group(
+    epilog=_examples("dgl localize photo.jpg", "dgl evaluate creatures --limit 5", "dgl study creatures --only 05"),
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
-
-
-@click.group(epilog=MORE, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def commands() -> None:
     """Dual-Gradients Localization: a study that trains a classifier from image labels and asks it where the object is.
 
     A PROFILE names data and parameters: quick, creatures, pets, cub, ilsvrc, lid, openimages or voc.
 
     \b
-    DGL_DATA           folder of the photographs; if unset, they are downloaded where possible
-    DGL_WSOL_METADATA  folder of wsolevaluation's lists; if unset, DGL_DATA/metadata
-    DGL_WEIGHTS        file of ImageNet weights; if unset, they are downloaded
+    Environment:
+      DGL_DATA           folder of the photographs; if unset, they are downloaded where possible
+      DGL_WSOL_METADATA  folder of wsolevaluation's lists; if unset, DGL_DATA/metadata
+      DGL_WEIGHTS        file of ImageNet weights; if unset, they are downloaded
+
+    \b
+    Exit status:
+      0    done
+      1    unreadable photographs, incomplete data, or tables that differ
+      2    a mistake in what was asked for, or a file that cannot be read or written
+      130  interrupted
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("papermill", "traitlets", "httpx"):
@@ -104,12 +94,7 @@ def print_json(document: object) -> None:
 
 
 @commands.command(
-    epilog=_examples(
-        "dgl localize photo.jpg",
-        "dgl localize photographs 'more/**/*.png' --out found --scales 0.75,1,1.25 --close 0.06",
-        "dgl localize photo.jpg --checkpoint classifier.safetensors --layer Mixed_6e --class roundear",
-        "dgl localize photo.jpg --model resnet50 --weights IMAGENET1K_V2 --layer layer4 --json",
-    )
+    epilog=_examples("dgl localize photo.jpg", "dgl localize photos --scales 0.75,1,1.25 --close 0.06 --class roundear")
 )
 @click.argument("photographs", nargs=-1, required=True)
 @on_a_network
@@ -186,18 +171,13 @@ def layers(network: Network, device: str, size: int | None, as_json: bool) -> No
 
 
 @commands.command(
-    epilog=_examples(
-        "dgl evaluate folder --root mine --checkpoint classifier.safetensors --methods cam,dgl --layers Mixed_6e,add1",
-        "dgl evaluate ilsvrc --root ILSVRC --model resnet50 --layers layer3,layer4 --out scores/resnet50",
-    )
+    epilog=_examples("dgl evaluate creatures --limit 5", "dgl evaluate ilsvrc --root ILSVRC --model resnet50")
 )
 @click.argument("data")
 @on_a_network
 @click.option("--root", metavar="FOLDER", help="Folder of the data. Default: $DGL_DATA.")
 @click.option("--split", default="test", type=click.Choice(["test", "val"]), help="The images that are scored.")
-@click.option(
-    "--layers", metavar="A,B", callback=listed(str, "names"), help="Default: the usual one and the last."
-)
+@click.option("--layers", metavar="A,B", callback=listed(str, "names"), help="Default: the usual one and the last.")
 @click.option("--methods", metavar="A,B", callback=listed(str, "names"), help="Default: all of them.")
 @click.option("--size", default=0, help="Side of the input in pixels, 0 for the network's own.")
 @click.option("--limit", default=0, help="Only the first so many images of each class, 0 for all.")
@@ -253,22 +233,12 @@ def on_a_profile(command: Callable[..., None]) -> Callable[..., None]:
     return click.argument("profile")(setting(skip_unreadable(quiet(command))))
 
 
-@commands.command(
-    epilog=_examples(
-        "dgl study creatures --only 05 --only 06",
-        "dgl study pets --all --set test_per_class=0 --set show_photos=true",
-    )
-)
+@commands.command(epilog=_examples("dgl study creatures --only 05", "dgl study pets --all --set test_per_class=0"))
 @on_a_profile
 @click.option("--only", multiple=True, metavar="05", help="Run this notebook instead of 01 to 04. May be repeated.")
 @click.option("--all", "every", is_flag=True, help="Run all notebooks.")
 @click.option("--out", type=PATH, help="Folder for the results. Default: results/PROFILE.")
-@click.option(
-    "--until",
-    default="notebooks",
-    type=click.Choice(["train", "evaluate", "notebooks"]),
-    help="Stop after training, or once the maps are there.",
-)
+@click.option("--until", default="notebooks", type=click.Choice(UNTIL), help="Stop after training, or after the maps.")
 def study(only: tuple[str, ...], every: bool, **options: Any) -> None:
     """Train, localize and run notebooks 01 to 04 with the parameters of PROFILE.
 
@@ -318,13 +288,7 @@ def readme(check: bool) -> None:
     update_readme(check=check)
 
 
-@commands.command(
-    epilog=_examples(
-        "dgl results creatures pets --table scores",
-        "dgl results creatures --table scores --format latex",
-        "dgl results evaluated --format csv",
-    )
-)
+@commands.command(epilog=_examples("dgl results", "dgl results creatures --table scores --format latex"))
 @click.argument("profiles", nargs=-1)
 @click.option("--table", help="claims, scores, ... An unknown name lists them. Default: claims.")
 @click.option("--format", "form", default="markdown", type=click.Choice(["markdown", "latex", "csv", "json"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from dgl_lib.errors import UserError
 from dgl_lib.study import paths
 
 FORMATS = ("markdown", "latex", "csv", "json")
-#: The first of these that exists is shown where no table is named.
-DEFAULTS = ("claims", "scores", "boxes")
+DEFAULTS = ("claims", "scores", "boxes")  # the first of them that exists is shown where no table is named
 
 
 def profiles() -> list[str]:
@@ -25,11 +25,7 @@ def profiles() -> list[str]:
 
 
 def tables_of(profile: str) -> dict[str, Path]:
-    """The CSV files of a profile, or of a folder that `dgl evaluate` wrote, by their path without the ending.
-
-    Raises:
-        UserError: neither results of that profile nor a folder with tables exists.
-    """
+    """The CSV files of a profile, or of a folder that `dgl evaluate` wrote, by their path without the ending."""
     own = paths.project_root() / "results" / (".quick" if profile == "quick" else profile)
     for folder in (own, Path(profile)):
         if files := sorted(folder.glob("*.csv")) + sorted(folder.glob("*/*.csv")):
@@ -47,25 +43,16 @@ def read(profile: str, name: str | None = None) -> pd.DataFrame:
     """
     tables = tables_of(profile)
     name = name or next((default for default in DEFAULTS if default in tables), DEFAULTS[0])
-    found = [key for key in tables if name in (key, _short(key))]
-    if name in tables:
-        found = [name]
+    short = re.compile(rf"(.*/)?(\d+_)?{re.escape(name)}")
+    found = [name] if name in tables else [key for key in tables if short.fullmatch(key)]
     if len(found) != 1:
         raise UserError(f"table {name!r} is not in results of {profile!r}; allowed: {', '.join(tables)}")
     return pd.read_csv(tables[found[0]], keep_default_na=False, na_values=["", "nan"], dtype={"scales": str})
 
 
-def _short(key: str) -> str:
-    number, _, rest = (name := key.rpartition("/")[2]).partition("_")
-    return rest if number.isdecimal() else name
-
-
 def render(tables: Mapping[str, pd.DataFrame], form: str) -> str:
-    """Tables by profile as text in one of ``FORMATS``.
-
-    Markdown and LaTeX (for the package booktabs) round to two decimals and print a table for each profile. CSV and
-    JSON keep every digit and print one table whose first column is the profile.
-    """
+    """Tables by profile as text in one of ``FORMATS``. Markdown and LaTeX (booktabs) round to two decimals and print a
+    table for each profile. CSV and JSON keep every digit and print one table whose first column is the profile."""
     if form not in FORMATS:
         raise UserError(f"format: {form!r} given, {', '.join(FORMATS)} allowed")
     if form == "markdown":

@@ -63,22 +63,18 @@ def open_network(checkpoint: str | Path | None = None, model: str | None = None,
     Raises:
         UserError: a checkpoint and a model are given, a name is unknown, or weights are missing or do not fit.
     """
-    if model is None:
-        if weights != "DEFAULT":
-            raise UserError("weights: allowed with a torchvision model only (--model); a checkpoint holds its own")
-        return _checkpoint(checkpoint or "creatures")
-    if checkpoint is not None:
-        raise UserError(f"checkpoint {str(checkpoint)!r} and model {model!r} given, one of them allowed")
-    return _torchvision(model, weights)
-
-
-def _checkpoint(checkpoint: str | Path) -> Network:
-    path = committed_checkpoint() if checkpoint == "creatures" else Path(checkpoint)
+    if model is not None:
+        if checkpoint is not None:
+            raise UserError(f"checkpoint {str(checkpoint)!r} and model {model!r} given, one of them allowed")
+        return _torchvision(model, weights)
+    if weights != "DEFAULT":
+        raise UserError("weights: allowed with a torchvision model only (--model); a checkpoint holds its own")
+    path = committed_checkpoint() if checkpoint in (None, "creatures") else Path(checkpoint)
     if not path.is_file():
         raise UserError(f"checkpoint: no file at {str(path)!r}; 'creatures' or a .safetensors file allowed")
-    model = load_checkpoint(path)
+    trained = load_checkpoint(path)
     # Trained on crops of photographs squashed to `resize` px, and validated on whole ones at that size.
-    return Network(model, path.stem, model.classes, int(model.facts.get("resize", 224)))
+    return Network(trained, path.stem, trained.classes, int(trained.facts.get("resize", 224)))
 
 
 def _torchvision(name: str, weights: str) -> Network:
@@ -103,7 +99,8 @@ def _torchvision(name: str, weights: str) -> Network:
             chosen, model = _from_file(name, kinds, Path(weights))
     prepared = (chosen or kinds["DEFAULT"]).transforms()
     model.mean, model.std = tuple(prepared.mean), tuple(prepared.std)
-    classes = chosen.meta["categories"] if chosen else [str(c) for c in range(len(_head(model.state_dict())))]
+    head = list(model.state_dict().values())[-1]  # (C, ...), the bias or the weights that give the logits
+    classes = chosen.meta["categories"] if chosen else map(str, range(len(head)))
     label = chosen.name if chosen else Path(weights).name
     return Network(model.eval(), f"torchvision {name} {label}", tuple(classes), int(prepared.crop_size[0]))
 
@@ -116,8 +113,8 @@ def _from_file(name: str, kinds: Any, path: Path) -> tuple[Any, nn.Module]:
     state, _ = read_file(path)
     chosen = next((kind for kind in kinds if Path(kind.url).name == path.name), None)
     model = torchvision_models.get_model(name, weights=None)
-    head = list(model.state_dict())[-1]
-    if head in state and len(state[head]) != len(_head(model.state_dict())):
+    head, logits = list(model.state_dict().items())[-1]
+    if head in state and len(state[head]) != len(logits):
         model = torchvision_models.get_model(name, weights=None, num_classes=len(state[head]))
     if chosen is not None and hasattr(model, "transform_input"):
         model.transform_input = True  # Inception's ImageNet weights come from TensorFlow, with its normalisation
@@ -127,11 +124,6 @@ def _from_file(name: str, kinds: Any, path: Path) -> tuple[Any, nn.Module]:
         reason = " ".join(str(error).split())
         raise UserError(f"weights {path.name!r} are not those of {name}: {reason[:160]}") from None
     return chosen, model
-
-
-def _head(state: dict[str, Tensor]) -> Tensor:
-    """The last entry of a classifier's state, (C, ...): the bias or the weights that give the logits."""
-    return list(state.values())[-1]
 
 
 class LayerRow(NamedTuple):
@@ -167,7 +159,7 @@ def layers(network: Network, size: int | None = None, device: str = "auto") -> l
         names = [name for name, channels_last in _feature_maps(model, shallow, side).items() if not channels_last]
         if not names:
             raise UserError(f"{type(model).__name__}: no layer gives a feature map N x K x h x w of more than one cell")
-    found = gradients(model, _noise(model, side), None, names, needs=())  # S, and where CAM exists
+    found = gradients(model, _noise(model, side), None, names, needs=("w_c",))  # S, and where CAM exists
     rows = []
     for name, (S, _, _) in found.items():
         channels, height, width = S.shape[1:]

@@ -9,6 +9,7 @@ import glob
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,8 +31,8 @@ from dgl_lib.maps import close, minmax, multiscale, resize, to_uint8
 from dgl_lib.models import preprocess
 from dgl_lib.training import pick_device
 
-#: Longest side in pixels at which maps are merged and closed. Closing a map of 12 megapixels would take minutes, and a
-#: layer's map has only some 30 cells a side. Smaller photographs keep their own size, as in the study.
+#: Longest side in pixels at which maps are merged and closed. Closing a map of 12 megapixels would take minutes.
+#: Smaller photographs keep their own size, as in the study.
 SIDE = 512
 
 
@@ -59,8 +60,8 @@ class How:
 
 @dataclass(frozen=True)
 class Region:
-    """A connected piece of the object: ``bbox`` x, y, width, height and ``area`` in pixels. The ``score`` in 0..1 is
-    the probability of the class times the highest value of the map in the region."""
+    """A connected piece of the object: ``bbox`` x, y, width, height and ``area`` in pixels, ``score`` in 0..1 (the
+    probability of the class times the highest value of the map in the region)."""
 
     bbox: tuple[int, int, int, int]
     area: int
@@ -86,11 +87,7 @@ class Prediction:
 
 
 def check(network: Network, how: How) -> None:
-    """Try ``how`` on noise, so that a mistake is reported before the first photograph is opened.
-
-    Raises:
-        UserError: a layer, method, class, scale, kernel or threshold is not allowed.
-    """
+    """Try ``how`` on noise. UserError: a layer, method, class, scale, kernel or threshold is not allowed."""
     if how.method not in METHODS:
         raise UserError(f"method {how.method!r} is unknown; allowed: {', '.join(METHODS)}")
     if not how.scales or any(not 32 <= network.size * s <= 4096 for s in how.scales):
@@ -136,8 +133,7 @@ def _otsu(q: np.ndarray) -> int:
 def regions(q: np.ndarray, threshold: int, probability: float = 1.0) -> list[Region]:
     """The pieces of ``q >= threshold``, (H, W) uint8, connected over edges or corners, best and largest first.
 
-    A box holds its region's pixels exactly, and holes have no box. ``metrics.boxes.search`` differs in both, because it
-    follows the conventions of a published score.
+    A box holds its region's pixels exactly, and holes have no box. The published score of ``metrics.boxes`` differs.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats((q >= threshold).astype(np.uint8), connectivity=8)
     found = []
@@ -213,12 +209,11 @@ def find_photographs(paths: Sequence[str], out: Path) -> dict[Path, str]:
     if not files:
         raise UserError(f"{', '.join(paths)}: no photograph but those in the output folder {str(out)!r}")
     whole = {file.absolute(): file for file in files}
-    common = os.path.commonpath([file.parent for file in whole])
+    common = os.path.commonpath([place.parent for place in whole])
     places = {file: place.relative_to(common) for place, file in whole.items()}
-    stems = [place.with_suffix("") for place in places.values()]
-    # a.jpg and a.png side by side keep their endings.
+    stems = Counter(place.with_suffix("") for place in places.values())  # a.jpg and a.png would share their outputs
     return {
-        file: (place if stems.count(place.with_suffix("")) > 1 else place.with_suffix("")).as_posix()
+        file: (place if stems[place.with_suffix("")] > 1 else place.with_suffix("")).as_posix()
         for file, place in places.items()
     }
 
@@ -229,12 +224,12 @@ def _expand(path: str) -> list[Path]:
         files = sorted(p for p in place.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
         if not files:
             raise UserError(f"{path}: no image in it; files ending in {', '.join(SUFFIXES)} are read")
-        return files
-    if place.exists():
-        return [place]
-    files = [p for p in map(Path, sorted(glob.glob(path, recursive=True))) if p.is_file()]  # noqa: PTH207
-    if not files:
-        raise UserError(f"{path}: no such file, folder or match")
+    elif place.exists():
+        files = [place]
+    else:
+        files = [p for p in map(Path, sorted(glob.glob(path, recursive=True))) if p.is_file()]  # noqa: PTH207
+        if not files:
+            raise UserError(f"{path}: no such file, folder or match")
     return files
 
 
@@ -254,13 +249,11 @@ def localize_files(
     The map is 16-bit grey, ``round(65535 map)``, or with ``npy`` float32 in ``NAME.map.npy``. A photograph that cannot
     be read does not stop the others.
 
-    Args:
-        tell: called after each photograph with a line about it, and whether it failed.
+    ``tell`` gets a line about each photograph, and whether it failed.
 
     Returns:
-        what ``boxes.json`` holds, in COCO's form. ``images`` and ``annotations`` (bbox x, y, width, height in pixels)
-        describe what was found. The id of one of the ``categories`` is the class's number, counted from 0. ``info``
-        says how the maps were made, and lists as ``failed`` the photographs that could not be read.
+        what ``boxes.json`` holds, in COCO's form: ``images``, ``annotations`` (bbox x, y, width, height in pixels) and
+        ``categories``, with class numbers from 0 as ids. ``info`` says how the maps were made, and what ``failed``.
 
     Raises:
         UserError: see ``find_photographs`` and ``check``, before any work.
