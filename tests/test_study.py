@@ -6,25 +6,26 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 
-from dgl_lib import evaluation, notebooks, paths, plan, readme, study
+from dgl_lib import evaluate, study
 from dgl_lib.data.creatures import CLASSES, Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.files import exclusive, sha256, write_text
-from dgl_lib.models import LAYERS, load_checkpoint
-from dgl_lib.study.parameters import Parameter, check_notebook, check_values, notebook_parameters
-from dgl_lib.training import pick_device
+from dgl_lib.models import LAYER, LAYERS, load_checkpoint
+from dgl_lib.study import notebooks, paths, profile, readme, runner, steps
+from dgl_lib.study.profile import Profile, declared, read_profile, validated
 
-FIRST = ["profile: str = 'quick'  # name", "alpha: float = 10.0  # weight of the class, (0, inf)"]
+FIRST = ["results: str = 'results/.quick'  # folder", "alpha: float = 10.0  # weight of the class, (0, inf)"]
 SECOND = [
-    "profile: str = 'quick'  # name",
-    "layers: list[str] = ['Mixed_6e']  # where",
-    "show_photos: bool = False  # pixels",
+    "results: str = 'results/.quick'  # folder",
+    "layers: list = ['Mixed_6e']  # where",
+    "checkpoint: str = 'creatures'  # classifier",
 ]
-WRITE = "import os; from pathlib import Path; folder = Path(os.environ['DGL_RESULTS']); "
+WRITE = "from pathlib import Path; folder = Path('..') / results; "
 
 
 def write_notebook(path: Path, parameters: list[str], *cells: str) -> None:
@@ -38,274 +39,254 @@ def write_notebook(path: Path, parameters: list[str], *cells: str) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of two notebooks that need no network, and two profiles."""
+    """A project of two notebooks that need no network, two profiles, and sixteen images a split."""
     write_notebook(
         tmp_path / "notebooks" / "01_first.ipynb",
         FIRST,
-        "import sys\nprint('alpha', alpha)\nprint('a warning', file=sys.stderr)\nprint(profile)",
+        "import sys\nprint('alpha', alpha)\nprint('a warning', file=sys.stderr)",
         WRITE + "(folder / 'first.csv').write_text(f'{alpha}\\n');",
     )
     write_notebook(
         tmp_path / "notebooks" / "02_second.ipynb",
         SECOND,
-        WRITE + "(folder / 'second.csv').write_text(f'{layers}\\n');",
+        WRITE + "(folder / 'second.csv').write_text(f'{layers} {checkpoint}\\n');",
     )
     profiles = tmp_path / "profiles"
     profiles.mkdir()
-    (profiles / "quick.yaml").write_text("profile: quick\n")
-    (profiles / "full.yaml").write_text("alpha: 2\nlayers: [add2, add1]\n")
+    (profiles / "quick.yaml").write_text("# nothing\n")
+    (profiles / "full.yaml").write_text("alpha: 2\nlayers: [add2, add1]\nlayer: add2\n")
     monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
-    monkeypatch.setattr(plan, "_profiles_folder", lambda: profiles)
-    for name in ("EVERYTHING", "SHOW_PHOTOS", "DGL_RESULTS"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(profile, "PROFILES", profiles)
+    parts = {"train": Creatures("train", 24), "val": Creatures("val", 16), "test": Creatures("test", 16)}
+    monkeypatch.setattr(steps, "load", lambda data, split, skip=False: parts[split])
     return tmp_path
+
+
+def run(name: str = "full", *settings: str, **options: Any) -> Path:
+    return runner.run(read_profile(name, settings), name=name, command="as typed", progress=False, **options)
 
 
 # Parameters
 
 
 @pytest.mark.parametrize(
-    ("kind", "good", "bad"),
-    [
-        ("int", [0, 3], [True, 3.0, "3", None]),
-        ("float", [0.5, 3], ["1e-3", True, None]),
-        ("bool", [True], [1, "true"]),
-        ("str", ["", "a"], [1]),
-        ("list", [[], [1, "a"]], ["a", (1,)]),
-        ("list[float]", [[], [0.5, 1]], [["a"], 0.5]),
-        ("str | None", ["a", None], [1]),
-    ],
-)
-def test_types(kind: str, good: list, bad: list) -> None:
-    assert all(Parameter(kind, None).accepts(value) for value in good)
-    assert not any(Parameter(kind, None).accepts(value) for value in bad)
-
-
-def test_parameters_are_read_without_running(project: Path) -> None:
-    found = notebook_parameters(project / "notebooks" / "01_first.ipynb")
-    assert found["alpha"] == Parameter("float", 10.0, "weight of the class, (0, inf)")
-    assert list(found) == ["profile", "alpha"]
-
-
-@pytest.mark.parametrize("line", ["alpha = 10.0", "alpha: float", "alpha: float = compute()", "print(1)"])
-def test_lines_that_declare_nothing(tmp_path: Path, line: str) -> None:
-    write_notebook(tmp_path / "n.ipynb", [line])
-    with pytest.raises(UserError, match="name: type = literal"):
-        notebook_parameters(tmp_path / "n.ipynb")
-
-
-@pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"data": "cats"}, "creatures, pets"),
-        ({"network": "alexnet"}, "spg_plain, vgg16_gap, resnet50_se allowed"),
-        ({"labels": "none"}, "given, shuffled allowed"),
-        ({"rule": "paper"}, "released, autograd"),
-        ({"layers": ["Mixed_6e", "Mixed_9z"]}, "'Mixed_9z' given, Mixed_5b"),
-        ({"layers": []}, "an empty list"),
+        ({"data": "cats"}, "data: 'cats' given, one of creatures, pets"),
+        ({"network": "alexnet"}, "one of spg_plain, vgg16_gap, resnet50_se allowed"),
+        ({"labels": "none"}, "'given' or 'shuffled' allowed"),
+        ({"rule": "paper"}, "one of released, autograd"),
+        ({"layers": ["Mixed_6e", "Mixed_9z"]}, "'Mixed_9z' given, one of Mixed_5b"),
+        ({"layers": []}, "at least 1 item"),
         ({"width": 0.3}, "1/16"),
-        ({"alpha": 0.0}, "more than 0"),
-        ({"alpha": float("nan")}, "more than 0"),
-        ({"scales": [1.0, 0.0]}, "more than 0"),
-        ({"kernels": [1.0]}, "below 1"),
+        ({"alpha": 0.0}, "greater than 0 allowed"),
+        ({"alpha": float("nan")}, "a finite number allowed"),
+        ({"alpha": "1e-3"}, "'1e-3' given, a valid number allowed (write 0.001, not 1e-3)"),
+        ({"epochs": True}, "a valid integer"),
+        ({"scales": [1.0, 0.0]}, "scales.1: 0.0 given, greater than 0"),
+        ({"kernels": [1.0]}, "less than 1"),
         ({"crop": 256, "resize": 224}, "at most resize"),
-        ({"profile": "../elsewhere"}, "letters"),
+        ({"results": "../elsewhere"}, "below the project's root"),
+        ({"checkpoint": "/a.safetensors"}, "below the project's root"),
+        ({"alfa": 1}, "unknown parameter 'alfa'; allowed: "),
     ],
 )
-def test_values_out_of_range(values: dict, message: str) -> None:
-    with pytest.raises(UserError, match=re.escape(message)):
-        check_values(values)
+def test_values_that_are_refused(values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)) as told:
+        validated(values)
+    assert "\n" not in str(told.value)
+
+
+def test_a_whole_number_passes_for_a_float_and_what_was_given_is_known() -> None:
+    found = validated({"alpha": 3, "layer": "add1"})
+    assert found.alpha == 3.0 and found.model_fields_set == {"alpha", "layer"}
+    assert found.localizing == {"size": 128, "alpha": 3.0, "rule": "released", "device": "auto"}
 
 
 def test_a_notebook_checks_itself(project: Path) -> None:
-    path = project / "notebooks" / "01_first.ipynb"
-    around = {"__name__": "__main__", "_i1": "x", "In": ["x"], "Path": Path, "profile": "quick"}
-    assert check_notebook(path, {**around, "alpha": 3}) == {"profile": "quick", "alpha": 3}
-    with pytest.raises(UserError, match="unknown parameter 'alfa'; allowed: profile, alpha"):
-        check_notebook(path, {**around, "alpha": 3.0, "alfa": 3.0})
-    with pytest.raises(UserError, match="'3' given, float allowed"):
-        check_notebook(path, {**around, "alpha": "3"})
+    around = {"__name__": "__main__", "_i1": "x", "In": ["x"], "Path": Path, "results": "results/.quick"}
+    assert declared(project / "notebooks" / "01_first.ipynb") == ["results", "alpha"]
+    assert study.check("01_first", {**around, "alpha": 3}).alpha == 3
+    with pytest.raises(UserError, match="01_first: unknown parameter 'alfa'; allowed: results, alpha"):
+        study.check("01_first", {**around, "alpha": 3.0, "alfa": 3.0})
+    with pytest.raises(UserError, match="'3' given, a valid number"):
+        study.check("01_first", {**around, "alpha": "3"})
 
 
 # Profiles
 
 
 @pytest.mark.parametrize(
-    ("profile", "settings", "message"),
+    ("name", "settings", "message"),
     [
         ("fast", [], "unknown profile 'fast'; allowed: full, quick"),
-        ("full", ["alfa=1"], "unknown parameter 'alfa'; allowed: profile, alpha, layers, show_photos"),
-        ("full", ["alpha=1e-3"], "'1e-3' given, float allowed (write 0.001"),
+        ("full", ["alfa=1"], "unknown parameter 'alfa'"),
+        ("full", ["alpha=1e-3"], "'1e-3' given, a valid number allowed (write 0.001"),
         ("full", ["alpha"], "name=value"),
-        ("full", ["layers=add1"], "list[str] allowed"),
-        ("full", ["alpha=-1"], "more than 0"),
+        ("full", ["layers=add1"], "a valid list"),
+        ("full", ["scales=[1,2"], "is not YAML"),
+        ("full", ["alpha=-1"], "greater than 0"),
         ("full", ["layers=[nowhere]"], "'nowhere' given"),
+        ("full", ["layers=[layer4.2]"], "layers: 'layer4.2' given, which spg_plain lacks; allowed: Mixed_5b"),
+        ("full", ["layer=conv5_3"], "'conv5_3' given, which spg_plain lacks"),
+        ("full", ["checkpoint=elsewhere"], "no file at 'elsewhere'"),
+        ("full", ["checkpoint=trained", "network=vgg16_gap", "layers=[add2]"], "'add2' given, which vgg16_gap lacks"),
     ],
 )
 def test_refused_before_anything_runs(
-    project: Path, monkeypatch: pytest.MonkeyPatch, profile: str, settings: list[str], message: str
+    project: Path, monkeypatch: pytest.MonkeyPatch, name: str, settings: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(notebooks, "execute", lambda *a, **k: pytest.fail("a notebook ran"))
+    monkeypatch.setattr(runner, "execute", lambda *a, **k: pytest.fail("a notebook ran"))
+    monkeypatch.setattr(steps, "fit", lambda *a, **k: pytest.fail("trained"))
     with pytest.raises(UserError, match=re.escape(message)):
-        study.run(profile, settings, progress=False)
+        run(name, *settings)
     assert not (project / "results").exists()
 
 
-@pytest.mark.parametrize("text", ["alfa: 1", "alpha: 1e-3", "alpha: [", "alpha: '3'"])
-def test_profiles_are_refused_too(project: Path, text: str) -> None:
-    (project / "profiles" / "full.yaml").write_text(text)
-    with pytest.raises(UserError) as error:
-        study.read_plan("full")
-    assert "\n" not in str(error.value)
-
-
-def test_each_notebook_gets_what_it_declares(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHOW_PHOTOS", "1")
-    monkeypatch.setenv("EVERYTHING", "1")  # neither notebook declares its two parameters
-    values = study.read_plan("full", ["alpha=3", "profile=mine"]).notebooks
-    assert values["01_first"] == {"profile": "mine", "alpha": 3}
-    assert values["02_second"] == {"profile": "mine", "layers": ["add2", "add1"], "show_photos": True}
-
-
-def test_everything_takes_all_images(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_notebook(project / "notebooks" / "01_first.ipynb", [*FIRST, "test_per_class: int = 20  # images"])
-    assert study.read_plan("full").merged["test_per_class"] == 20
-    monkeypatch.setenv("EVERYTHING", "1")
-    assert study.read_plan("full").merged["test_per_class"] == 0
+@pytest.mark.parametrize("network", ["vgg16_gap", "resnet50_se"])
+def test_another_network_comes_with_its_own_layers(network: str) -> None:
+    """By the one parameter, and what is set by hand stays so."""
+    names = [layer.name for layer in LAYERS[network]]
+    found = read_profile("creatures", [f"network={network}"])
+    assert (found.layers, found.layer, found.network) == (names, LAYER[network], network)
+    found = read_profile("creatures", [f"layer={names[-1]}", f"network={network}"])
+    assert (found.layers, found.layer) == (names, names[-1])
+    # The quick profile localizes with the committed SPG-plain, whatever it trains.
+    assert read_profile("quick", [f"network={network}"]).layer == "Mixed_6e"
 
 
 # Running
 
 
 def test_a_study_from_end_to_end(project: Path) -> None:
-    folder = study.run("full", ["alpha=3"], progress=False)
+    folder = run("full", "alpha=3")
     assert folder == project / "results" / "full"
-    assert (folder / "first.csv").read_text() == "3\n"
-    assert (folder / "second.csv").read_text() == "['add2', 'add1']\n"
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["profile"] == "full"
-    assert manifest["command"] == "python -m dgl_lib study full --set alpha=3"
-    assert manifest["parameters"]["01_first"] == {"profile": "full", "alpha": 3}
-    assert {"01_first", "02_second", "evaluate"} <= set(manifest["seconds"])
-    assert {"python", "torch", "torchvision", "numpy", "opencv-python-headless"} <= set(manifest["versions"])
-    assert {"processor", "cores", "memory_gib", "bf16", "gpu", "system"} == set(manifest["hardware"])
-    assert set(manifest["code"]) == {"commit", "dirty"}
+    assert (folder / "first.csv").read_text() == "3.0\n"
+    assert (folder / "second.csv").read_text() == "['add2', 'add1'] creatures\n"
+    manifest = json.loads((folder / "manifest.json").read_text())["notebooks"]
+    assert list(manifest) == ["01_first", "02_second"]
+    first = manifest["01_first"]
+    assert first["command"] == "as typed" and first["parameters"]["alpha"] == 3
+    assert {"maps", "notebook"} <= set(first["seconds"])
+    assert {"python", "torch", "torchvision", "numpy", "opencv-python-headless"} <= set(first["versions"])
+    assert {"processor", "cores", "memory_gib", "bf16", "gpu", "system"} == set(first["hardware"])
+    assert set(first["code"]) == {"commit", "dirty"} and set(first["data_sha256"]) == {"train", "val", "test"}
+    assert first["files"] == {name: sha256(folder / name) for name in ("01_first.ipynb", "first.csv")}
     made = {p.name for p in folder.iterdir()}
-    assert set(manifest["files"]) == made - {"manifest.json"}
-    assert {"claims.csv", "claims.md", "deviations.csv"} <= made
-    assert manifest["files"]["first.csv"] == sha256(folder / "first.csv")
+    assert made == {*first["files"], *manifest["02_second"]["files"], "manifest.json", "claims.csv", "deviations.csv"}
+    assert 'results = "results/full"' in nbformat.read(folder / "01_first.ipynb", 4).cells[1].source
     for file in folder.iterdir():
         assert str(project) not in file.read_text(), f"{file.name} holds a path of this machine"
+    assert not [p for p in folder.parent.iterdir() if p.is_dir() and p != folder]  # the stage is gone
 
     # The same again gives the same bytes; what only the earlier run made goes, what is not the study's stays.
     before = {p.name: p.read_bytes() for p in folder.glob("*.ipynb")}
     assert b"papermill" not in before["01_first.ipynb"]
     (folder / "seeds.csv").write_text("by hand\n")
     write_notebook(project / "notebooks" / "02_second.ipynb", SECOND, "1")
-    study.run("full", ["alpha=3"], progress=False)
+    run("full", "alpha=3")
     assert (folder / "01_first.ipynb").read_bytes() == before["01_first.ipynb"]
     assert (folder / "seeds.csv").exists() and not (folder / "second.csv").exists()
 
 
+def test_one_notebook_alone_leaves_what_the_others_made(project: Path) -> None:
+    folder = run()
+    run("full", "alpha=7", notebooks=["01"])
+    assert (folder / "first.csv").read_text() == "7.0\n" and (folder / "second.csv").exists()
+    manifest = json.loads((folder / "manifest.json").read_text())["notebooks"]
+    assert [manifest[name]["parameters"]["alpha"] for name in ("01_first", "02_second")] == [7, 2]
+    with pytest.raises(UserError, match="notebooks: 09 given, 01, 02, .* allowed"):
+        run(notebooks=["09"])
+
+
+def test_a_notebook_that_reads_tables_gets_them_first(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written to where its own tables and figures go, and published with them."""
+    declares = ["results: str = 'results/.quick'  # folder", "tables: str = 'results/creatures'  # folder"]
+    copy = "Path('../' + results + '/05_b.csv').write_text(Path('../' + tables + '/05_a.csv').read_text());"
+    write_notebook(project / "notebooks" / "05_tables.ipynb", declares, "from pathlib import Path\n" + copy)
+    written = lambda p, folder, progress: write_text(folder / "05_a.csv", f"{p.alpha}\n")  # noqa: E731
+    monkeypatch.setitem(runner.TABLES, "05", written)
+    folder = run(notebooks=["05"])
+    assert (folder / "05_a.csv").read_text() == (folder / "05_b.csv").read_text() == "2.0\n"
+    assert 'tables = "results/full"' in (folder / "05_tables.ipynb").read_text().replace('\\"', '"')
+
+
 def test_a_failing_notebook_leaves_earlier_results(project: Path) -> None:
-    folder = study.run("full", progress=False)
+    folder = run()
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     write_notebook(project / "notebooks" / "02_second.ipynb", SECOND, "1 + 1", "raise KeyError('no such\\nlayer')")
     with pytest.raises(UserError) as error:
-        study.run("full", ["alpha=7"], progress=False)
-    assert str(error.value) == (
-        "02_second.ipynb, cell [4]: KeyError: 'no such\\nlayer' (kept in results/.runs/failed/full)"
-    )
+        run("full", "alpha=7")
+    kept = "kept in results/.full.failed"
+    assert str(error.value) == f"02_second.ipynb, cell [4]: KeyError: 'no such\\nlayer' ({kept})"
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    failed = project / "results" / ".runs" / "failed" / "full"
-    assert (failed / "first.csv").read_text() == "7\n"  # what succeeded is not lost
-    assert "KeyError" in (failed / "02_second.ipynb").read_text()
+    failed = project / "results" / ".full.failed"
+    assert (failed / "01_first" / "first.csv").read_text() == "7.0\n"  # what succeeded is not lost
+    assert "KeyError" in (failed / "02_second" / "02_second.ipynb").read_text()
 
 
 def test_a_kernel_that_dies(tmp_path: Path) -> None:
     write_notebook(tmp_path / "n.ipynb", FIRST, "import os; os._exit(1)")
     with pytest.raises(UserError, match=r"n\.ipynb: Kernel died"):
-        notebooks.execute(tmp_path / "n.ipynb", tmp_path / "out.ipynb", {}, cwd=tmp_path, progress=False)
+        notebooks.execute(tmp_path / "n.ipynb", tmp_path / "out.ipynb", {}, progress=False)
 
 
 def test_two_studies_do_not_mix(project: Path) -> None:
     with (
-        exclusive(paths.runs_folder() / "full.lock", "results/full"),
-        pytest.raises(UserError, match=r"results/full is being written by process \d+ since"),
+        exclusive(project / "results" / "full"),
+        pytest.raises(UserError, match=r"full is being written by process \d+ since"),
     ):
-        study.run("full", progress=False)
+        run()
 
 
 def test_the_lock_goes_with_an_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), exclusive(tmp_path / "a.lock", "a"):
+    with pytest.raises(KeyError), exclusive(tmp_path / "a"):
         raise KeyError
-    with exclusive(tmp_path / "a.lock", "a"):
+    with exclusive(tmp_path / "a"):
         pass
 
 
 def test_quick_and_photographs_stay_out_of_git(project: Path) -> None:
-    assert paths.results_folder("quick") == project / "results" / ".quick"
-    assert paths.results_folder("pets", show_photos=True) == project / "results" / ".photos" / "pets"
+    assert run("quick") == project / "results" / ".quick"
+    assert run("full", "show_photos=true") == project / "results" / ".photos" / "full"
+    assert run(out=project / "results" / "mine") == project / "results" / "mine"
+    with pytest.raises(UserError, match="a folder below the project's root allowed"):
+        run(out=project.parent / "elsewhere")
 
 
-def test_a_path_of_this_machine_is_refused(project: Path) -> None:
-    write_notebook(project / "notebooks" / "01_first.ipynb", [*FIRST, "checkpoint: str = 'creatures'  # weights"])
-    with pytest.raises(UserError, match="absolute path"):
-        study.run("full", [f"checkpoint={project / 'a.safetensors'}"], progress=False)
-    with pytest.raises(UserError, match="no file at 'elsewhere'"):
-        study.run("full", ["checkpoint=elsewhere"], progress=False)
-
-
-def test_rerunning_the_committed_notebooks(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rerunning_the_committed_notebooks(project: Path) -> None:
     (project / "notebooks" / "02_second.ipynb").unlink()  # one is enough
-    monkeypatch.setenv("DGL_RESULTS", str(project))
-    study.rerun_committed(progress=False)
-    first = {p.name: p.read_bytes() for p in (project / "notebooks").glob("*.ipynb")}
-    assert b"alpha 10.0" in first["01_first.ipynb"]
-    assert b"injected" not in first["01_first.ipynb"]
-    study.rerun_committed(progress=False)
-    assert {p.name: p.read_bytes() for p in (project / "notebooks").glob("*.ipynb")} == first
+    (project / "results" / ".quick").mkdir(parents=True)
+    runner.rerun_committed(progress=False)
+    first = (project / "notebooks" / "01_first.ipynb").read_bytes()
+    assert b"alpha 10.0" in first and b"injected" not in first
+    runner.rerun_committed(progress=False)
+    assert (project / "notebooks" / "01_first.ipynb").read_bytes() == first
 
 
 # Training
 
 TINY = {
-    "data": "creatures",
-    "network": "spg_plain",
-    "labels": "given",
-    "seed": 0,
-    "device": "cpu",
-    "width": 1 / 16,
-    "weights": "",
-    "train_count": 16,
-    "resize": 32,
-    "crop": 32,
-    "epochs": 1,
-    "batch_size": 8,
-    "learning_rate": 0.001,
-    "trunk_learning_rate": 0.001,
-    "weight_decay": 0.0,
+    **{"width": 1 / 16, "train_count": 16, "resize": 32, "crop": 32, "epochs": 1, "batch_size": 8, "device": "cpu"},
+    **{"learning_rate": 0.001, "trunk_learning_rate": 0.001, "weight_decay": 0.0},
 }
 
 
-@pytest.fixture
-def tiny(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    parts = {"train": Creatures("train", 24), "val": Creatures("val", 16), "test": Creatures("test", 16)}
-    monkeypatch.setattr(study, "load", lambda data, split: parts[split])
-    return project
+def tiny(**changes: Any) -> Profile:
+    return validated(TINY | changes)
 
 
-def test_a_trained_classifier_is_found_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = study.train_classifier({**TINY, "alpha": 10.0})  # what training does not read makes no difference
-    assert checkpoint.parent.parent == tiny / "results" / ".runs"
+def test_a_trained_classifier_is_found_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = study.train_classifier(tiny())
+    assert checkpoint.parent.parent == project / "results" / ".runs"
     assert re.fullmatch("creatures-[0-9a-f]{12}", checkpoint.parent.name)
     assert (checkpoint.parent / "history.csv").is_file()
     with monkeypatch.context() as patch:
-        patch.setattr(study, "fit", lambda *a, **k: pytest.fail("trained again"))
-        assert study.train_classifier({**TINY, "device": "auto" if not has_accelerator() else "cpu"}) == checkpoint
+        patch.setattr(steps, "fit", lambda *a, **k: pytest.fail("trained again"))
+        assert study.train_classifier(tiny(alpha=5.0)) == checkpoint  # what training does not read changes nothing
     digest = sha256(checkpoint)
     checkpoint.unlink()
-    assert sha256(study.train_classifier(TINY)) == digest
+    assert sha256(study.train_classifier(tiny())) == digest
 
 
 @pytest.mark.parametrize(
@@ -319,164 +300,126 @@ def test_a_trained_classifier_is_found_again(tiny: Path, monkeypatch: pytest.Mon
         {"labels": "shuffled"},
     ],
 )
-def test_what_determines_a_run_names_it(tiny: Path, monkeypatch: pytest.MonkeyPatch, change: dict) -> None:
-    monkeypatch.setattr(study, "fit", lambda *a, **k: None)
-    assert study.train_classifier(TINY | change) != study.train_classifier(TINY)
+def test_what_determines_a_run_names_it(project: Path, monkeypatch: pytest.MonkeyPatch, change: dict) -> None:
+    monkeypatch.setattr(steps, "fit", lambda *a, **k: None)
+    assert study.train_classifier(tiny(**change)) != study.train_classifier(tiny())
 
 
-def test_runs_from_before_there_was_a_choice_are_found_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_from_before_there_was_a_choice_are_found_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name as it was taken then: of all facts but ``network`` and ``labels``."""
-    monkeypatch.setattr(study, "fit", lambda *a, **k: pytest.fail("trained again"))
-    facts = {key: value for key, value in TINY.items() if key not in ("network", "labels")} | {
-        "weights": None,
-        "data_sha256": {"train": Creatures("train", TINY["train_count"]).digest, "val": study.load("", "val").digest},
-        "format": 1,
-    }
+    monkeypatch.setattr(steps, "fit", lambda *a, **k: pytest.fail("trained again"))
+    facts = TINY | {"data": "creatures", "seed": 0, "weights": None, "format": 1}
+    facts["data_sha256"] = {"train": Creatures("train", 16).digest, "val": steps.load("", "val").digest}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    checkpoint = tiny / "results" / ".runs" / f"creatures-{key}" / "classifier.safetensors"
-    assert not study.is_trained(TINY)
+    checkpoint = project / "results" / ".runs" / f"creatures-{key}" / "classifier.safetensors"
+    assert not steps.is_trained(tiny())
     write_text(checkpoint, "trained before")
-    assert study.is_trained(TINY) and study.train_classifier(TINY) == checkpoint
-    assert not study.is_trained(TINY | {"labels": "shuffled"})
-    assert not study.is_trained(TINY | {"network": "resnet50_se"})
+    assert steps.is_trained(tiny()) and study.train_classifier(tiny()) == checkpoint
+    assert not steps.is_trained(tiny(labels="shuffled"))
 
 
 @pytest.mark.parametrize(("network", "labels"), [("vgg16_gap", "shuffled"), ("resnet50_se", "given")])
-def test_network_and_labels_reach_the_training(tiny: Path, monkeypatch, network: str, labels: str) -> None:
+def test_network_and_labels_reach_the_training(project: Path, monkeypatch, network: str, labels: str) -> None:
     seen: list[tuple] = []
-    monkeypatch.setattr(study, "fit", lambda *parts, **k: seen.append((*parts, k["facts"])))
-    study.train_classifier(TINY | {"network": network, "labels": labels})
+    monkeypatch.setattr(steps, "fit", lambda *parts, **k: seen.append((*parts[:3], k["facts"])))
+    study.train_classifier(tiny(network=network, labels=labels))
     [(model, train, val, facts)] = seen
     assert model.architecture == network and facts["network"] == network
-    given = Creatures("train", TINY["train_count"]).labels
+    given = Creatures("train", 16).labels
     assert (train.labels == given).all() == (labels == "given") and facts.get("labels", "given") == labels
-    assert (val.labels == study.load("", "val").labels).all()  # what chooses the epoch stays true
+    assert (val.labels == steps.load("", "val").labels).all()  # what chooses the epoch stays true
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({k: v for k, v in TINY.items() if k != "crop"}, "crop is missing"),
-        (TINY | {"train_count": 25}, "25 given, 0 (all) to 24"),
-        (TINY | {"weights": "nowhere.safetensors"}, "no file at 'nowhere.safetensors'"),
-    ],
-)
-def test_training_refused(tiny: Path, parameters: dict, message: str) -> None:
-    with pytest.raises(UserError, match=re.escape(message)):
-        study.train_classifier(parameters)
+def test_training_refused(project: Path) -> None:
+    with pytest.raises(UserError, match=re.escape("25 given, 0 (all) to 24")):
+        study.train_classifier(tiny(train_count=25))
+    with pytest.raises(UserError, match="no file at 'nowhere.safetensors'"):
+        study.train_classifier(tiny(weights="nowhere.safetensors"))
 
 
-def test_layers_that_the_network_lacks_are_refused_before_training(tiny: Path, monkeypatch) -> None:
-    monkeypatch.setattr(study, "fit", lambda *a, **k: pytest.fail("trained"))
-    declare = [f"{k}: {type(v).__name__} = {v!r}  # as in training" for k, v in TINY.items()]
-    checkpoint = "checkpoint: str = 'trained'  # weights"
-    write_notebook(tiny / "notebooks" / "01_first.ipynb", [*FIRST, *declare], "1")
-    write_notebook(tiny / "notebooks" / "02_second.ipynb", [*SECOND, checkpoint, "layer: str = 'add1'  # where"], "1")
-    for settings, message in (
-        (["network=vgg16_gap"], "layers: 'add2' given, which vgg16_gap lacks; allowed: conv1_1, conv1_2, pool1"),
-        (["network=vgg16_gap", "layers=[add]"], "layer: 'add1' given, which vgg16_gap lacks"),
-        (["layers=[layer4.2]"], "layers: 'layer4.2' given, which spg_plain lacks; allowed: Mixed_5b"),
-        (["checkpoint=creatures", "network=vgg16_gap", "layers=[add]"], "'add' given, which spg_plain lacks"),
-    ):
-        with pytest.raises(UserError, match=re.escape(message)):
-            study.run("full", settings, progress=False)
-    with pytest.raises(UserError, match="'conv5_3' given, which spg_plain lacks"):
-        study.classifier({"checkpoint": "creatures", "data": "creatures", "layer": "conv5_3"})
-
-
-@pytest.mark.parametrize("network", ["vgg16_gap", "resnet50_se"])
-def test_every_map_is_of_the_networks_own_layers(tiny: Path, network: str) -> None:
-    own = [layer.name for layer in LAYERS[network]]
-    settings = {"image_size": 32, "alpha": 10.0, "rule": "released", "val_per_class": 1, "layer": own[-3]}
-    checkpoint = study.train_classifier(TINY | {"network": network}).relative_to(tiny).as_posix()
-    parameters = TINY | settings | {"network": network, "checkpoint": checkpoint, "layers": own[-2:]}
-    maps = study.every_map(parameters, "val").maps
-    assert [layer for method, layer in maps if method == "dgl"] == own
-    assert [layer for method, layer in maps if method == "cam"] == own[-1:]
-    scales = study.maps_of_scales(parameters | {"scales": [1.0, 1.5], "ablation_methods": ["cam"]}, "val")
-    assert all(("cam", own[-1]) in found.maps and ("dgl", own[-3]) in found.maps for found in scales.values())
-
-
-def test_training_alone_needs_no_layers(tiny: Path) -> None:
-    declare = [f"{k}: {type(v).__name__} = {v!r}  # as in training" for k, v in TINY.items()]
-    write_notebook(tiny / "notebooks" / "01_first.ipynb", [*FIRST, *declare], "1")
-    checkpoint = study.run("full", ["network=vgg16_gap"], until="train", progress=False)
+def test_training_alone_needs_no_layers(project: Path) -> None:
+    settings = [f"{name}={value}" for name, value in TINY.items()]
+    checkpoint = run("full", *settings, "network=vgg16_gap", until="train")
     assert load_checkpoint(checkpoint).architecture == "vgg16_gap"
 
 
-def test_notebooks_get_the_trained_classifier(tiny: Path) -> None:
-    declare = [f"{k}: {type(v).__name__} = {v!r}  # as in training" for k, v in TINY.items()]
-    write_notebook(tiny / "notebooks" / "01_first.ipynb", [*FIRST, *declare], "1")
-    write_notebook(
-        tiny / "notebooks" / "02_second.ipynb",
-        [*SECOND, "checkpoint: str = 'trained'  # weights"],
-        WRITE + "(folder / 'second.csv').write_text(checkpoint);",
+def test_notebooks_get_the_trained_classifier(project: Path) -> None:
+    settings = [*(f"{name}={value}" for name, value in TINY.items()), "checkpoint=trained"]
+    checkpoint = run("full", *settings, until="train")
+    folder = run("full", *settings)
+    assert (folder / "second.csv").read_text().split()[-1] == checkpoint.relative_to(project).as_posix()
+    known = json.loads((folder / "manifest.json").read_text())["notebooks"]["01_first"]
+    assert known["checkpoint_sha256"] == sha256(checkpoint)
+    assert known["seconds"]["training"] >= 0
+
+
+@pytest.mark.parametrize("network", ["spg_plain", "vgg16_gap"])
+def test_maps_are_made_once_and_are_of_the_networks_own_layers(project: Path, monkeypatch, network: str) -> None:
+    own = [layer.name for layer in LAYERS[network]]
+    checkpoint = study.train_classifier(tiny(network=network)).relative_to(project).as_posix()
+    asked = {"image_size": 32, "val_per_class": 1, "test_per_class": 1, "layer": own[-3], "layers": own[-3:]}
+    asked |= {"ablation_methods": ["grad_cam_signed"], "scales": [1.0, 1.5], "checkpoint": checkpoint}
+    found = tiny(network=network, **asked)
+    runner.localize(found, {"03", "04"}, progress=False)
+    monkeypatch.setattr(evaluate.raw, "_localize", lambda *a: pytest.fail("made again"))
+    model, val = study.classifier(checkpoint, "creatures", own[-3:]), study.part("creatures", "val", 1)
+    options = found.localizing | {"folder": paths.runs_folder()}
+    maps = evaluate.every_map(model, val, **options).maps
+    assert [layer for method, layer in maps if method == "dgl"] == own
+    assert [layer for method, layer in maps if method == "cam"] == own[-1:]
+    scales = evaluate.maps_of_scales(
+        model, val, layer=own[-3], methods=["grad_cam_signed"], scales=[1.0, 1.5], **options
     )
-    checkpoint = study.run("full", until="train", progress=False)
-    folder = study.run("full", progress=False)
-    assert (tiny / (folder / "second.csv").read_text()) == checkpoint
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["checkpoints_sha256"]["trained"] == sha256(checkpoint)
-    assert set(manifest["data_sha256"]) == {"train", "val", "test"}
-    assert manifest["seconds"]["train"] > 0
-
-
-def test_maps_are_computed_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parameters = TINY | {
-        "checkpoint": study.train_classifier(TINY).relative_to(tiny).as_posix(),
-        "image_size": 32,
-        "alpha": 10.0,
-        "rule": "released",
-        "val_per_class": 1,
-        "test_per_class": 1,
-        "layer": "Mixed_6e",
-        "layers": ["Mixed_6e", "add1"],
-        "methods": ["dgl", "pixel_selection"],
-        "ablation_methods": ["grad_cam_signed"],
-        "scales": [1.0, 1.5],
-    }
-    study.evaluate(plan.Plan("full", {"03": parameters}), progress=False)
-    monkeypatch.setattr(evaluation, "_localize", lambda *a: pytest.fail("computed again"))
-    every_layer = study.maps_of_layers(parameters, "test").maps
-    layered = {(m, layer) for m in ("features", "dgl", "pixel_selection") for layer in ("Mixed_6e", "add1")}
-    assert set(every_layer) == {*layered, ("cam", "add1")}
-    scales = study.maps_of_scales(parameters, "val")
-    shapes = {s: maps.maps["dgl", "Mixed_6e"].shape for s, maps in scales.items()}
-    assert shapes == {1.0: (len(CLASSES), 4, 4), 1.5: (len(CLASSES), 6, 6)}
     methods = ("grad_cam_signed", "dgl", "enhanced_map", "pixel_selection")
-    assert set(scales[1.0].maps) == {(m, layer) for m in methods for layer in ("Mixed_6e", "add1")}
+    assert set(scales[1.0].maps) == {(m, layer) for m in methods for layer in (own[-3], own[-1])}
+    stride = LAYERS[network][-3].stride
+    shapes = {s: one.maps["dgl", own[-3]].shape for s, one in scales.items()}
+    assert shapes == {s: (len(CLASSES), *[round(32 * s) // stride] * 2) for s in (1.0, 1.5)}
 
 
-def has_accelerator() -> bool:
-    return pick_device("auto").type != "cpu"
+def test_a_checkpoint_that_does_not_fit(project: Path) -> None:
+    with pytest.raises(UserError, match="'conv5_3' given, which spg_plain lacks"):
+        study.classifier("creatures", "creatures", ["conv5_3"])
 
 
 # The README
 
 
 def test_readme_blocks(project: Path) -> None:
-    write_text(project / "results" / "full" / "scores.csv", "method,iou\ndgl,0.71234\n")
     path = project / "README.md"
-    path.write_text("# T\n<!-- begin: table:full/scores.csv -->\nold\n<!-- end: table:full/scores.csv -->\nend\n")
-    with pytest.raises(UserError, match=r"not in step with results \(table:full/scores.csv\)"):
+    path.write_text("# T\n<!-- begin: deviations -->\nstale\n<!-- end: deviations -->\nend\n")
+    with pytest.raises(UserError, match=r"README.md is not in step with results"):
         readme.update_readme(path, check=True)
     readme.update_readme(path)
-    assert "| dgl | 0.712 |\n<!-- end" in path.read_text() and "old" not in path.read_text()
+    assert "| padding " in path.read_text() and "stale" not in path.read_text()
     readme.update_readme(path, check=True)
 
 
-@pytest.mark.parametrize("name", ["claims:nowhere", "table:full/none.csv", "text:none.md", "figure:x"])
-def test_readme_blocks_without_results(project: Path, name: str) -> None:
-    with pytest.raises(UserError, match=f"README block {name!r}"):
-        readme.block(name)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- begin: deviations -->\n", "begin without an end"),
+        ("<!-- begin: x -->\n<!-- end: x -->", "'x' is unknown; allowed: found, deviations"),
+    ],
+)
+def test_readme_blocks_that_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        readme.generated(text)
 
 
-def test_a_begin_without_its_end() -> None:
-    with pytest.raises(UserError, match="begin without an end"):
-        readme.generated("<!-- begin: deviations -->\n")
+def test_what_was_found_has_a_row_a_claim_and_a_column_a_data_set(project: Path) -> None:
+    rows = [
+        study.claims.claim_row("C5", -0.004, -0.0049, 0.0, 40),
+        study.claims.claim_row("C3", True),
+    ]
+    (project / "results" / "creatures").mkdir(parents=True)
+    study.claims.save_claims(project / "results" / "creatures", "03", rows)
+    table = readme.found().set_index("")
+    assert list(table.index) == [f"C{i}" for i in range(1, 10)]
+    assert list(table.columns) == ["the talk says", "creatures", "pets"]
+    assert table.loc["C5", "creatures"] == "+0.00 [+0.00, +0.00] points: **not reproduced**"
+    assert table.loc["C3", "creatures"] == "**holds**" and table.loc["C3", "pets"] == "**not measured**"
 
 
-def test_the_readme_says_what_the_results_say(root: Path) -> None:
-    if not (root / "README.md").exists():
-        pytest.skip("no README yet")
+def test_the_readme_says_what_the_results_say() -> None:
     readme.update_readme(check=True)

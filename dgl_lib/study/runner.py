@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def run(
     profile: Profile,
     *,
     name: str,
-    notebooks: Sequence[str] = FIRST,
+    notebooks: Collection[str] = FIRST,
     out: Path | None = None,
     until: str = "notebooks",
     command: str = "",
@@ -59,7 +58,8 @@ def run(
     sources = [path for path in paths.notebooks() if path.name.startswith(tuple(notebooks))]
     if not sources:
         raise UserError(f"notebooks: {', '.join(notebooks)} given, {', '.join(ALL)} allowed")
-    target = (out or _results_folder(name, profile.show_photos)).absolute()
+    folder = f".photos/{name}" if profile.show_photos else ".quick" if name == "quick" else name
+    target = (out or paths.project_root() / "results" / folder).absolute()
     if not target.is_relative_to(paths.project_root()):
         raise UserError(f"results: {str(out)!r} given, a folder below the project's root allowed")
     check_inputs(profile, localizing=until != "train", scoring=until == "notebooks")
@@ -71,39 +71,38 @@ def run(
         if until == "train":
             return checkpoint
     with exclusive(target):
-        with _timed(seconds, "maps"):
-            localize(profile, {source.name[:2] for source in sources}, progress=progress)
+        began = time.monotonic()
+        localize(profile, {source.name[:2] for source in sources}, progress=progress)
+        seconds["maps"] = round(time.monotonic() - began, 1)
         if until == "evaluate":
             return target
-        stage = _empty(target.with_name(f".{target.name.lstrip('.')}.stage"))
-        facts = _facts(profile, command, seconds)
-        described = {}
+        stage = _emptied(target.with_name(f".{target.name.lstrip('.')}.stage"))
+        facts = _facts(profile, command)
         try:
-            for source in sources:
-                own: dict[str, float] = {}
-                with _timed(own, "notebook"):
-                    _run_one(source, stage / source.stem, target, profile, progress)
-                described[source.stem] = {**facts, "seconds": seconds | own}
+            entries = {s.stem: facts | _run_one(s, stage, target, profile, seconds, progress) for s in sources}
         except UserError as error:
-            failed = stage.with_name(stage.name.replace(".stage", ".failed"))
-            os.replace(stage, _gone(failed))
+            failed = _emptied(stage.with_suffix(".failed"))
+            os.replace(stage, failed)
             raise UserError(f"{error} (kept in {_below_root(failed)})") from None
-        manifest.publish(stage, target, described)
+        manifest.publish(stage, target, entries)
         write_table(target / "claims.csv", claims.claims_table(target))
         write_table(target / "deviations.csv", claims.deviations())
     return target
 
 
-def _run_one(source: Path, stage: Path, target: Path, profile: Profile, progress: bool) -> None:
-    """Write the tables that a notebook reads, if it reads any, and run it, all in ``stage``."""
-    stage.mkdir()
+def _run_one(
+    source: Path, stage: Path, target: Path, profile: Profile, seconds: Mapping[str, float], progress: bool
+) -> dict[str, Any]:
+    """Write the tables that a notebook reads, if it reads any, and run it, all in a folder of ``stage``."""
+    began = time.monotonic()
+    own = _emptied(stage / source.stem)
     if write := TABLES.get(source.name[:2]):
-        write(profile, stage, progress)
-    given = profile.model_dump(include=profile.model_fields_set | {"checkpoint"})
-    here, there = _below_root(stage), _below_root(target)
-    given |= {"results": here, "tables": here}
+        write(profile, own, progress)
+    here, there = _below_root(own), _below_root(target)
+    given = profile.model_dump(include=profile.model_fields_set | {"checkpoint"}) | {"results": here, "tables": here}
     parameters = {key: given[key] for key in declared(source) if key in given}
-    execute(source, stage / source.name, parameters, published={here: there}, progress=progress)
+    execute(source, own / source.name, parameters, published={here: there}, progress=progress)
+    return {"seconds": {**seconds, "notebook": round(time.monotonic() - began, 1)}}
 
 
 def rerun_committed(*, progress: bool = True) -> None:
@@ -115,8 +114,7 @@ def rerun_committed(*, progress: bool = True) -> None:
     absolute_environment()
     folder = paths.project_root() / "results" / ".notebooks"
     with exclusive(folder):
-        stage = _empty(folder)
-        sources = paths.notebooks()
+        stage, sources = _emptied(folder), paths.notebooks()
         for source in sources:
             execute(source, stage / source.name, {}, progress=progress)
         for source in sources:
@@ -149,8 +147,7 @@ def check_inputs(profile: Profile, *, localizing: bool = True, scoring: bool = T
                 f"data: {profile.data!r} has no masks of its {split} images, and pixels are scored against masks;"
                 " `dgl evaluate` gives box scores without"
             )
-        if decode_all := getattr(dataset, "check", None):
-            decode_all()
+        getattr(dataset, "check", lambda: None)()  # creatures are drawn, there is nothing to look for
 
 
 def localize(profile: Profile, notebooks: set[str], *, progress: bool = True) -> None:
@@ -159,12 +156,11 @@ def localize(profile: Profile, notebooks: set[str], *, progress: bool = True) ->
         return
     model = steps.classifier(profile.checkpoint, profile.data, [*profile.layers, profile.layer])
     options = profile.localizing | {"folder": paths.runs_folder(), "progress": progress}
-    for split, count in (("val", profile.val_per_class), ("test", profile.test_per_class)):
-        part = steps.part(profile.data, split, count, profile.skip_unreadable)
+    scaled: dict[str, Any] = {"layer": profile.layer, "methods": profile.ablation_methods, "scales": profile.scales}
+    for part in steps.parts(profile):
         every_map(model, part, **options)
         if "04" in notebooks:
-            methods, scales = profile.ablation_methods, profile.scales
-            maps_of_scales(model, part, layer=profile.layer, methods=methods, scales=scales, **options)
+            maps_of_scales(model, part, **scaled, **options)
 
 
 def absolute_environment() -> None:
@@ -174,46 +170,25 @@ def absolute_environment() -> None:
             os.environ[name] = str(Path(os.environ[name]).absolute())
 
 
-def _facts(profile: Profile, command: str, seconds: dict[str, float]) -> dict[str, Any]:
+def _facts(profile: Profile, command: str) -> dict[str, Any]:
     """What only this run knows of itself."""
     weights = paths.weights_source(profile.weights)
-    checkpoint = paths.checkpoint_path(profile.checkpoint)
     return {
         "command": command,
         "parameters": profile.model_dump(include=profile.model_fields_set | {"checkpoint"}),
         "data_sha256": {split: steps.load(profile.data, split, profile.skip_unreadable).digest for split in SPLITS},
         "starting_weights_sha256": sha256(weights) if isinstance(weights, Path) else weights,
-        "checkpoint_sha256": sha256(checkpoint),
-        "seconds": seconds,
+        "checkpoint_sha256": sha256(paths.checkpoint_path(profile.checkpoint)),
         "code": manifest.revision(paths.project_root()),
     }
-
-
-def _results_folder(name: str, show_photos: bool) -> Path:
-    results = paths.project_root() / "results"
-    if show_photos:
-        return results / ".photos" / name
-    return results / (".quick" if name == "quick" else name)
 
 
 def _below_root(path: Path) -> str:
     return path.relative_to(paths.project_root()).as_posix()
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    seconds[step] = round(time.monotonic() - began, 1)
-
-
-def _gone(folder: Path) -> Path:
-    """``folder`` without anything there, its parent made."""
+def _emptied(folder: Path) -> Path:
+    """``folder``, made if need be, without anything in it."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _empty(folder: Path) -> Path:
-    _gone(folder).mkdir()
+    folder.mkdir(parents=True)
     return folder

@@ -42,6 +42,15 @@ def part(data: str, split: str, per_class: int, skip: bool = False) -> Dataset:
     return datasets.first_per_class(load(data, split, skip), per_class)
 
 
+def parts(profile: Profile) -> tuple[Dataset, Dataset]:
+    """The validation and the test images that a profile localizes."""
+    val, test = (
+        part(profile.data, split, count, profile.skip_unreadable)
+        for split, count in (("val", profile.val_per_class), ("test", profile.test_per_class))
+    )
+    return val, test
+
+
 def classifier(checkpoint: str, data: str, layers: Sequence[str] = ()) -> Classifier:
     """The trained classifier that ``checkpoint`` names ("creatures" or a path below the project).
 

@@ -52,8 +52,7 @@ class Measured:
         self.profile, self.folder, self.progress = profile, paths.runs_folder(), progress
         self.options: dict[str, Any] = profile.localizing | {"folder": self.folder, "progress": progress}
         self.model = steps.classifier(profile.checkpoint, profile.data, [*profile.layers, profile.layer])
-        counts = (("val", profile.val_per_class), ("test", profile.test_per_class))
-        self.val, self.test = (steps.part(profile.data, s, n, profile.skip_unreadable) for s, n in counts)
+        self.val, self.test = self.parts = steps.parts(profile)
         self.val_maps, self.maps = (evaluate.every_map(self.model, part, **self.options) for part in self.parts)
         self.val_scores, self.scores = self.score(self.val, self.val_maps), self.score(self.test, self.maps)
 
@@ -61,10 +60,6 @@ class Measured:
     def pixels(self) -> bool:
         """Whether the images' own pixels may be shown."""
         return self.profile.data == "creatures" or self.profile.show_photos
-
-    @property
-    def parts(self) -> tuple[Dataset, Dataset]:
-        return self.val, self.test
 
     def score(self, part: Dataset, maps: Maps, **options: Any) -> Scores:
         """Scores of one scale without closing, kept on disk."""
