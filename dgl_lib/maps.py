@@ -1,8 +1,8 @@
-"""What happens to a raw map before it is scored, in one order for every method.
+"""What happens to a raw map before it is scored, in the same order for every method.
 
     raw map of each scale and flip -> minmax -> resize -> mean -> minmax -> close -> minmax -> to_uint8
 
-Every function takes and gives maps (..., h, w) and treats each map by itself, never the batch.
+Every function takes and gives maps (..., h, w) and treats each map by itself.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from torch.nn import functional as F
 
 from dgl_lib.errors import UserError
 
+PAS, IVR = 0.9, 0.45  # the percentiles of "pas" and "ivr", as released
+NORMALISATIONS = ("minmax", "max", "pas", "ivr")
+
 
 def minmax(m: Tensor) -> Tensor:
-    """(m - min m) / (max m - min m), each map to 0..1; a constant map becomes zeros.
+    """(m - min m) / (max m - min m), each map to 0..1. A constant map becomes zeros. UserError: a value not finite.
 
-    Raises:
-        UserError: a NaN or an infinity anywhere.
+    >>> minmax(torch.tensor([[-1.0, 1.0], [3.0, 0.0]]))
+    tensor([[0.0000, 0.5000],
+            [1.0000, 0.2500]])
     """
     m = _finite(m)
-    low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)
+    low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)  # ... x 1 x 1
     span = high - low
     return (m - low) / torch.where(span == 0, torch.ones_like(span), span)
 
@@ -33,34 +37,26 @@ def minmax(m: Tensor) -> Tensor:
 def _finite(m: Tensor) -> Tensor:
     m = torch.as_tensor(m)
     m = m if m.is_floating_point() else m.float()
-    if not m.isfinite().all():
-        raise UserError(
-            f"map: {int((~m.isfinite()).sum())} of {m.numel()} values are NaN or infinite, finite ones needed"
-        )
+    if bad := int((~m.isfinite()).sum()):
+        raise UserError(f"map: {bad} of {m.numel()} values are NaN or infinite, finite ones needed")
     return m
 
 
-#: Share of the pixels that "pas" lets saturate at 1 is 1 - PAS; share that "ivr" sets to 0, the released default.
-PAS, IVR = 0.9, 0.45
-NORMALISATIONS = ("minmax", "max", "pas", "ivr")
-
-
 def normalise(m: Tensor, how: str = "minmax", *, percentile: float = IVR) -> Tensor:
-    """Each map to 0..1 in one of the ways that Kim et al. (ICCV 2021) compare; a constant map becomes zeros.
+    """Each map to 0..1 in one of the ways that Kim et al. (ICCV 2021) compare. A constant map becomes zeros.
 
-    With ``m_(p)`` the value at place int(p n) of a map's n values, sorted from the lowest, counted from 0::
+    m_(p) is the value at place int(p n) of a map's n values, sorted from the lowest and counted from 0::
 
         minmax   (m - min m) / (max m - min m)
         max      relu(m) / max m
         pas      min(1, (m - min m) / (m_(0.9) - min m))          percentile as a standard: Bae et al., ECCV 2020
         ivr      relu(m - m_(p)) / (max m - m_(p))                inferior value removal: Kim et al., ICCV 2021
 
-    Where a denominator is 0, or negative for "max", its limit from above is taken: "pas" is then 1 wherever m > min m,
-    "max" and "ivr" are 0. The definitions, the place without interpolation and the defaults are those of the code that
-    Kim et al. released (github.com/GenDisc/IVR, inference.py and config.py), which normalises after the resize.
+    Where the denominator is not positive, the limit from above is taken: "pas" gives 1 wherever m > min m, "max" and
+    "ivr" give 0. Definitions and defaults are those of Kim et al.'s code (github.com/GenDisc/IVR).
 
     Args:
-        percentile: ``p`` of "ivr", in [0, 1), to be chosen on validation.
+        percentile: p of "ivr", in [0, 1), to be chosen on validation images.
 
     Raises:
         UserError: a value that is not finite, an unknown name, or ``percentile`` out of range.
@@ -72,7 +68,7 @@ def normalise(m: Tensor, how: str = "minmax", *, percentile: float = IVR) -> Ten
     if how == "minmax":
         return minmax(m)
     m = _finite(m)
-    low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)
+    low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)  # ... x 1 x 1
     if how == "max":
         x, top = m.relu(), high
     elif how == "pas":
@@ -85,34 +81,38 @@ def normalise(m: Tensor, how: str = "minmax", *, percentile: float = IVR) -> Ten
 
 
 def _at_place(m: Tensor, p: float) -> Tensor:
-    """``m_(p)``, (..., 1, 1)."""
-    flat = m.flatten(-2)
-    return flat.kthvalue(int(p * flat.shape[-1]) + 1).values[..., None, None]  # a tenth of the time of a sort
+    flat = m.flatten(-2)  # ... x hw
+    return flat.kthvalue(int(p * flat.shape[-1]) + 1).values[..., None, None]  # ... x 1 x 1, faster than sorting
 
 
 def resize(m: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (..., h, w) at ``size`` = (H, W) pixels, bilinear, pixel centres matched (``align_corners=False``)."""
     m = torch.as_tensor(m)
-    resized = F.interpolate(m.reshape(-1, 1, *m.shape[-2:]), size=tuple(size), mode="bilinear", align_corners=False)
-    return resized.reshape(*m.shape[:-2], *size)
+    flat = m.reshape(-1, 1, *m.shape[-2:])  # M x 1 x h x w
+    resized = F.interpolate(flat, size=tuple(size), mode="bilinear", align_corners=False)  # M x 1 x H x W
+    return resized.reshape(*m.shape[:-2], *size)  # ... x H x W
 
 
 def multiscale(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """One map in 0..1 at ``size`` from the raw maps of several scales (and flips, turned back): min-max each, mean."""
+    """One map in 0..1 at ``size`` from the raw maps of several scales and flips: minmax, resize, mean, minmax.
+
+    >>> multiscale([torch.tensor([[0.0, 4.0]]), torch.tensor([[0.0, 1.0, 2.0, 2.0]])], (1, 4))
+    tensor([[0.0000, 0.3750, 0.8750, 1.0000]])
+    """
     if not len(maps):
         raise UserError("multiscale: no map given, at least one needed")
-    return minmax(torch.stack([resize(minmax(m), size) for m in maps]).mean(0))
+    return minmax(torch.stack([resize(minmax(m), size) for m in maps]).mean(0))  # S x ... x H x W -> ... x H x W
 
 
 def close(m: Tensor, fraction: float) -> Tensor:
-    """Grey-level morphological closing (dilate, then erode) of maps (..., H, W) in 0..1; dark gaps fill, in 0..1.
+    """Grey-level morphological closing (dilation, then erosion) of maps (..., H, W) in 0..1, which fills dark gaps.
+
+    Pixels outside of the map take no part (OpenCV's default border). A dark strip at the edge therefore fills if it is
+    narrower than half of the kernel, a gap inside if it is narrower than the whole.
 
     Args:
-        fraction: side of the elliptic kernel as a fraction of the map's longer side, in [0, 1); rounded to an odd
-            number of pixels, and nothing is done below 3.
-
-    What lies outside of the map takes no part (OpenCV's default border). A dark strip along an edge that is narrower
-    than half of the kernel therefore fills, as a gap inside does that is narrower than the whole.
+        fraction: side of the elliptic kernel as a fraction of the map's longer side, in [0, 1). It is rounded to an
+            odd number of pixels. Below 3 pixels nothing is done.
 
     Raises:
         UserError: ``fraction`` out of range, or values outside 0..1.
@@ -126,25 +126,27 @@ def close(m: Tensor, fraction: float) -> Tensor:
     if side < 3:
         return m
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    flat = m.detach().cpu().numpy().astype(np.float32).reshape(-1, *m.shape[-2:])
+    flat = m.detach().cpu().numpy().astype(np.float32).reshape(-1, *m.shape[-2:])  # M x H x W
     closed = np.stack([cv2.morphologyEx(one, cv2.MORPH_CLOSE, kernel) for one in flat]) if len(flat) else flat
     return torch.from_numpy(closed).reshape(m.shape).to(m)
 
 
 def fuse(maps: Sequence[Tensor], how: str = "mean") -> Tensor:
-    """Maps of one size fused into one in 0..1: the "mean" or the "max" of their min-maxed values, min-maxed again."""
+    """Maps of one size fused into one in 0..1: the "mean" or the "max" of the min-maxed maps, min-maxed again.
+
+    >>> fuse([torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[4.0, 0.0, 0.0]])], "max")
+    tensor([[1., 0., 1.]])
+    """
     if not len(maps):
         raise UserError("fuse: no map given, at least one needed")
-    stack = torch.stack([minmax(m) for m in maps])
-    if how == "mean":
-        return minmax(stack.mean(0))
-    if how == "max":
-        return minmax(stack.amax(0))
-    raise UserError(f"fuse: {how!r} given, mean or max allowed")
+    if how not in ("mean", "max"):
+        raise UserError(f"fuse: {how!r} given, mean or max allowed")
+    stack = torch.stack([minmax(m) for m in maps])  # maps x ... x h x w
+    return minmax(stack.mean(0) if how == "mean" else stack.amax(0))  # ... x h x w
 
 
 def to_uint8(m: Tensor) -> np.ndarray:
-    """``round(255 m)`` of maps in 0..1, uint8: what the IoU curve's thresholds 0..255 are applied to."""
+    """round(255 m) of maps in 0..1, uint8, for the thresholds 0..255 of the IoU curve."""
     m = torch.as_tensor(m)
     low, high = (float(v) for v in m.aminmax()) if m.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):  # a NaN fails both
@@ -153,11 +155,11 @@ def to_uint8(m: Tensor) -> np.ndarray:
 
 
 def centred_gaussian(size: tuple[int, int]) -> Tensor:
-    """A trivial baseline: exp(-(x^2 + y^2) / 2) with the map's half sides as the unit, (H, W); it looks at no image."""
-    y, x = (torch.linspace(-1, 1, side) if side > 1 else torch.zeros(1) for side in size)
-    return minmax(torch.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / 2))
+    """A baseline that looks at no image: exp(-(x^2 + y^2) / 2), x and y in units of half a side, (H, W)."""
+    y, x = (torch.linspace(-1, 1, side) if side > 1 else torch.zeros(1) for side in size)  # H, W
+    return minmax(torch.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / 2))  # H x W
 
 
 def whole_image(size: tuple[int, int]) -> Tensor:
-    """The other trivial baseline: every pixel is the object, (H, W) of ones."""
+    """The other such baseline: every pixel belongs to the object, (H, W) of ones."""
     return torch.ones(size)

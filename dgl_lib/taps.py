@@ -1,4 +1,4 @@
-"""Read a module's live output, or put another tensor in its place: forward hooks that always go away."""
+"""Read a module's output or put another tensor in its place, with forward hooks that are always removed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from dgl_lib.errors import UserError
 
 
 def find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules of ``model`` with the dotted names ``layers``, whatever the kind of network.
+    """The modules of any network by their dotted names.
+
+    >>> find(nn.Sequential(nn.ReLU(), nn.Flatten()), ["1"])
+    {'1': Flatten(start_dim=1, end_dim=-1)}
 
     Raises:
-        UserError: no layer, one asked for twice, or a name that is not there; names the closest or the valid ones.
+        UserError: no name, a name given twice, or an unknown one; the message names similar ones.
     """
     if isinstance(layers, str) or not layers:
         raise UserError(f"layers: {layers!r} given, a list of at least one module name needed")
@@ -25,9 +28,8 @@ def find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
     for name in layers:
         if name not in modules:
             close = difflib.get_close_matches(name, modules, n=3)
-            names = close or [n for n, _ in model.named_children()]
-            which = "near it" if close else "it has"
-            raise UserError(f"layer {name!r} is not in {type(model).__name__}; {which}: {', '.join(names)}")
+            names = f"near it: {', '.join(close)}" if close else f"it has: {', '.join(dict(model.named_children()))}"
+            raise UserError(f"layer {name!r} is not in {type(model).__name__}; {names}")
         if list(layers).count(name) > 1:
             raise UserError(f"layer {name!r} is asked for twice")
     return {name: modules[name] for name in layers}
@@ -35,9 +37,9 @@ def find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient for any weight, inside; every flag as it was, module by module, afterwards.
+    """Eval mode and weights without gradients inside; afterwards every flag as it was, module by module.
 
-    ``model.train(flag)`` would not do to restore: it overwrites batch norms that were frozen one by one.
+    ``model.train(flag)`` could not restore a network of which only some batch norms were in eval mode.
     """
     training = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -56,14 +58,13 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def tap(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of ``layers`` during one forward pass, each as a tensor that gradients can be taken for.
+    """Collect the outputs of ``layers`` in one forward pass: ``{layer: (N, K, h, w)}``, empty before that pass.
 
-    Yields:
-        an empty dictionary that the pass fills: ``{layer: (N, K, h, w)}``. The tensors are the modules' true outputs:
-        what follows works on a clone, so that an in-place activation cannot overwrite them.
+    Gradients can be taken for each. The network goes on with a clone, so an activation that works in place cannot
+    overwrite them.
 
     Raises:
-        UserError: an unknown layer; a module that ran several times, or whose output is not N x K x h x w.
+        UserError: an unknown layer, a module that ran several times, or one whose output is not N x K x h x w.
     """
     outputs: dict[str, Tensor] = {}
     runs = dict.fromkeys(layers, 0)
@@ -74,9 +75,9 @@ def tap(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
             if not isinstance(output, Tensor) or output.ndim != 4:
                 got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise UserError(f"layer {name!r} gives {got}, a feature map N x K x h x w is needed")
-            # With the weights frozen, nothing above the shallowest tapped layer needs a gradient: it starts the graph.
+            # No weight needs a gradient, so the graph begins at the first tapped layer.
             outputs[name] = output if output.requires_grad else output.detach().requires_grad_()
-            return outputs[name].clone()
+            return outputs[name].clone()  # N x K x h x w
 
         return read
 
@@ -95,8 +96,7 @@ def tap(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
 def replace(model: nn.Module, layer: str, features: Tensor) -> Iterator[None]:
     """Put ``features`` (M, K, h, w) in the place of ``layer``'s output, whatever the input's batch.
 
-    The rest of the network then runs on the M feature maps while the layers before it run on the input only, so one
-    image's map can be moved M ways for the price of one image up to that layer.
+    With one image as input, the layers before run once and the layers after run on all M feature maps.
     """
     handle = find(model, [layer])[layer].register_forward_hook(lambda *_: features.clone())
     try:

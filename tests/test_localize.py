@@ -144,14 +144,15 @@ HAND = (
     ],
 )
 def test_every_formula_by_hand(method: str, expected: list[float]) -> None:
-    got = module._FORMULAS[method].formula(*HAND)
+    values = dict(zip(("S", "G_c", "G_J"), HAND, strict=True))
+    got = module._FORMULAS[method](HAND[0], *(values[name] for name in module._needs(method)))
     torch.testing.assert_close(got, torch.tensor([[expected]], dtype=torch.float32))
 
 
 def test_grad_cam_weighs_by_the_mean_gradient_and_cuts_below_zero() -> None:
     S, G_c = torch.tensor([[[[1.0, 2.0]], [[5.0, 1.0]]]]), torch.tensor([[[[1.0, 3.0]], [[-1.0, -1.0]]]])
-    assert module.grad_cam_signed(S, G_c, S).tolist() == [[[2 * 1 - 5, 2 * 2 - 1]]]
-    assert module.grad_cam(S, G_c, S).tolist() == [[[0, 3]]]
+    assert module.grad_cam_signed(S, G_c).tolist() == [[[2 * 1 - 5, 2 * 2 - 1]]]
+    assert module.grad_cam(S, G_c).tolist() == [[[0, 3]]]
 
 
 def test_grad_cam_pp_by_hand() -> None:
@@ -159,9 +160,12 @@ def test_grad_cam_pp_by_hand() -> None:
     S = torch.tensor([[[[1.0, 3.0]], [[2.0, 0.0]]]])
     G_c = torch.tensor([[[[1.0, 2.0]], [[-5.0, 0.0]]]])  # negative gradients add nothing; 0 / 0 counts as 0
     w = 1 / 6 + 2 * 4 / 40
-    torch.testing.assert_close(module.grad_cam_pp(S, G_c, S), torch.tensor([[[w, 3 * w]]]))
+    torch.testing.assert_close(module.grad_cam_pp(S, G_c), torch.tensor([[[w, 3 * w]]]))
+    # Sum 0, so a = 1/2 and w = 2: M = 4, -4 before its ReLU.
+    S_0, G_0 = torch.tensor([[[[2.0, -2.0]]]]), torch.tensor([[[[1.0, 3.0]]]])
+    assert module.grad_cam_pp(S_0, G_0).tolist() == [[[4, 0]]]
     # A pole of a (2 G^2 + sum S G^3 = 0 at G = -1, sum S = 2) gives no infinity either.
-    assert module.grad_cam_pp(S[:, 1:], torch.full((1, 1, 1, 2), -1.0), S).isfinite().all()
+    assert module.grad_cam_pp(S[:, 1:], torch.full((1, 1, 1, 2), -1.0)).isfinite().all()
 
 
 def test_cam_by_hand() -> None:
@@ -313,7 +317,7 @@ def test_released_tends_to_sgl_g1_with_the_stated_order() -> None:
         torch.testing.assert_close(float(1 - p_c), distance)
         order = float((1 - p_c) / (alpha - p_c))
         tail = float((n(G_J) + n(G_c)).norm())
-        to_sgl = float((minmax(module.dgl(S, G_c, G_J)) - minmax(module.sgl_g1(S, G_c, G_J))).abs().max())
+        to_sgl = float((minmax(module.dgl(S, G_c, G_J)) - minmax(module.sgl_g1(S, G_c))).abs().max())
         assert tail < 2 * order
         errors.append((tail, to_sgl, order))
     for before, after in itertools.pairwise(errors):
@@ -381,7 +385,7 @@ def test_broken_formulas_are_caught(mutant: str, monkeypatch: pytest.MonkeyPatch
     elif mutant == "alpha":
         monkeypatch.setitem(RULES, "released", ignoring_alpha)
     elif mutant == "ones":
-        monkeypatch.setitem(module._FORMULAS, "dgl", module.Method(with_ones, frozenset({"G_c", "G_J"})))
+        monkeypatch.setitem(module._FORMULAS, "dgl", with_ones)
     model = deep()
     for layer in ("conv1", "relu1", "conv2"):
         got = minmax(dual_gradients(model, IMAGES, CLASSES, [layer])[layer])
@@ -403,7 +407,9 @@ def test_cam_is_left_out_with_one_warning() -> None:
 
 
 def test_cam_alone_where_it_does_not_exist_is_an_error_with_the_reason() -> None:
-    with pytest.raises(UserError, match=r"cam needs logits = fc\(mean .* does not hold on conv1; grad_cam_signed is"):
+    with pytest.raises(
+        UserError, match=r"cam needs logits = fc\(mean .* is not so on conv1; grad_cam_signed stands in"
+    ):
         METHODS["cam"](deep(), IMAGES, CLASSES, ["conv1"])
 
 
@@ -412,10 +418,10 @@ def test_the_head_is_found_by_value_not_by_shape_or_name() -> None:
     torch.manual_seed(0)
     model = spg_plain(3, width=1 / 16).double()
     nn.init.constant_(model.fc.bias, 1e4)
-    found = gradients(model, draw(2, 3, 64, 64), [2, 0], ["add2", "add1"], needs=())
+    found = gradients(model, draw(2, 3, 64, 64), [2, 0], ["add2", "add1"], needs=["w_c"])
     assert list(found.heads) == ["add1"]
     assert torch.equal(found.heads["add1"], model.fc.weight[[2, 0]])
-    rounded = gradients(model.float(), draw(2, 3, 64, 64).float(), [2, 0], ["add1"], needs=())
+    rounded = gradients(model.float(), draw(2, 3, 64, 64).float(), [2, 0], ["add1"], needs=["w_c"])
     assert list(rounded.heads) == ["add1"]  # float32 digits that the bias swallows do not hide the true head
 
     class Renamed(nn.Module):
@@ -427,7 +433,7 @@ def test_the_head_is_found_by_value_not_by_shape_or_name() -> None:
             return self.answer(self.body(x).mean((2, 3)))
 
     model = Renamed().double()
-    found = gradients(model, IMAGES, CLASSES, ["body"], needs=())
+    found = gradients(model, IMAGES, CLASSES, ["body"], needs=["w_c"])
     assert torch.equal(found.heads["body"], model.answer.weight[CLASSES])
 
 

@@ -196,8 +196,9 @@ def test_counting_the_padding_is_torchvisions_block(ours, theirs, arguments) -> 
     x = torch.randn(2, 8, 9, 7)
     outputs = []
     for count_include_pad in (True, False):
-        own = ours(*arguments, BasicConv2d, count_include_pad).eval()
+        own = ours(*arguments, BasicConv2d).eval()
         own.load_state_dict(block.state_dict())
+        own.pool.count_include_pad = count_include_pad
         outputs.append(own(x))
     assert torch.equal(outputs[0], block(x))
     differs = (outputs[0] != outputs[1]).any(0).any(0)
@@ -317,7 +318,8 @@ def test_the_committed_checkpoint_comes_back_to_the_byte(tmp_path: Path) -> None
 
 
 def test_a_pooling_rule_survives_the_checkpoint(tmp_path: Path) -> None:
-    model = SPGPlain(2, TINY, count_include_pad=False)
+    model = spg_plain(2, width=TINY)
+    model.adapt({"count_include_pad": "false"})
     save_checkpoint(model, tmp_path / "x.safetensors")
     loaded = load_checkpoint(tmp_path / "x.safetensors")
     assert loaded.count_include_pad is False and loaded.classes == ("0", "1")
@@ -341,7 +343,7 @@ def broken(change: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     ("change", "message"),
     [
         ("missing", "lacks Mixed_5b.branch1x1.conv.weight"),
-        ("extra", "has an entry too many, Mixed_6f.conv.weight"),
+        ("extra", "has the unknown entry Mixed_6f.conv.weight"),
         ("misshapen", r"has a misshapen Mixed_5b.branch1x1.conv.weight \(1, 2, 3, 3\), \(4, 12, 1, 1\) expected"),
     ],
 )

@@ -254,7 +254,7 @@ OWN = {"vgg16_gap": "conv2_2.conv.weight", "resnet50_se": "layer3.2.se.fc1.weigh
 
 @each_other
 @pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("change", ["lacks", "has an entry too many,", "has a misshapen"])
+@pytest.mark.parametrize("change", ["lacks", "has the unknown entry", "has a misshapen"])
 def test_what_does_not_fit_is_named(network: str, whole: bool, change: str, tmp_path: Path) -> None:
     model, path = tiny(network), tmp_path / "file.safetensors"
     state, key = (model.state_dict(), OWN[network]) if whole else (trunk_of(model), ONE[network])

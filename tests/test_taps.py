@@ -148,6 +148,13 @@ def test_an_inference_tensor_can_be_the_tapped_layers_own_output() -> None:
     assert torch.equal(gradients(model, images, [0, 1], ["0"])["0"].S, IMAGES)
 
 
+def test_a_tapped_layer_that_hands_on_the_images_leaves_them_without_gradient() -> None:
+    model, images = nn.Sequential(nn.Identity(), *vgg_like()), IMAGES.clone()
+    with frozen(model), tap(model, ["0"]) as outputs:
+        model(images)
+    assert outputs["0"].requires_grad and not images.requires_grad
+
+
 def test_images_are_left_alone() -> None:
     images = IMAGES.clone().requires_grad_()
     gradients(vgg_like(), images, None, ["0.0"])

@@ -9,14 +9,15 @@ from pathlib import Path
 from safetensors.torch import save
 
 from dgl_lib.errors import UserError
+from dgl_lib.files import write_bytes
 from dgl_lib.models.classifier import Classifier
 from dgl_lib.models.resnet import ResNet50SE, resnet50_se
 from dgl_lib.models.spg import SPGPlain, spg_plain
 from dgl_lib.models.vgg import VGG16Gap, vgg16_gap
 from dgl_lib.models.weights import read_file
 
-#: Each network by name, as the parameter ``network`` and a checkpoint's header give it; its table of layers, and the
-#: one of them that the study looks at closest.
+#: By name, as in the parameter ``network`` and in a checkpoint's header: each network, its layers, and the layer that
+#: the study looks at most closely.
 NETWORKS: dict[str, Callable[..., Classifier]] = {
     "spg_plain": spg_plain,
     "vgg16_gap": vgg16_gap,
@@ -27,10 +28,10 @@ LAYER = {network.architecture: network.layer for network in (SPGPlain, VGG16Gap,
 
 
 def save_checkpoint(model: Classifier, path: str | Path, **facts: object) -> None:
-    """Write all of ``model``'s weights and what is needed to use them to a safetensors file, atomically.
+    """Write ``model``'s weights, and all that is needed to use them, to a safetensors file.
 
-    The header holds, as JSON: architecture, width, classes, mean, std, count_include_pad (SPG-plain's), source (a
-    sentence on the origin), freeze_batch_norm, and ``facts`` (training parameters, data hash, scores).
+    The header holds strings of JSON: what :class:`Classifier` knows of the network, and ``facts`` (training
+    parameters, the data's hash, scores). ``load_checkpoint`` reads them back.
     """
     header = {
         "architecture": model.architecture,
@@ -44,14 +45,12 @@ def save_checkpoint(model: Classifier, path: str | Path, **facts: object) -> Non
     }
     if isinstance(model, SPGPlain):
         header["count_include_pad"] = json.dumps(model.count_include_pad)
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(_sorted_header(save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, header)))
-    beside.replace(path)
+    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    write_bytes(Path(path), _sorted_header(save(state, header)))
 
 
 def _sorted_header(file: bytes) -> bytes:
-    """The same safetensors file, its header's entries in order: safetensors shuffles them, and bytes must repeat."""
+    """The same safetensors file with its header's entries sorted, since safetensors writes them in any order."""
     length = int.from_bytes(file[:8], "little")
     header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True).encode()
     header += b" " * (-len(header) % 8)  # tensors stay aligned to 8 bytes
@@ -59,24 +58,16 @@ def _sorted_header(file: bytes) -> bytes:
 
 
 def load_checkpoint(path: str | Path) -> Classifier:
-    """The trained classifier at ``path``, in eval mode: weights, class names, normalisation, pooling rule, facts.
-
-    Raises:
-        UserError: no such file, or not a checkpoint of this project.
-    """
+    """The trained classifier at ``path``, in eval mode. UserError: it is no checkpoint of this project."""
     path = Path(path)
     _, header = read_file(path)
     if (network := header.get("architecture")) not in NETWORKS:
-        raise UserError(
-            f"{path.name!r} is not a checkpoint of this project: its header names no architecture of "
-            f"{', '.join(NETWORKS)}"
-        )
+        names = ", ".join(NETWORKS)
+        raise UserError(f"{path.name!r} is not a checkpoint of this project: its header names none of {names}")
     try:
         width, classes, facts = (json.loads(header[key]) for key in ("width", "classes", "facts"))
     except (KeyError, ValueError) as error:
-        raise UserError(
-            f"{path.name!r} is not a whole checkpoint: its header's width, classes or facts: {error}"
-        ) from None
+        raise UserError(f"{path.name!r} has no readable width, classes or facts in its header: {error}") from None
     model = NETWORKS[network](len(classes), width=width, weights=path)
     model.classes, model.facts = tuple(classes), facts
     return model.eval()

@@ -1,13 +1,15 @@
-"""What all classifiers of the study share: a table of layers, a frozen batch norm, what is known of their weights."""
+"""What all classifiers of the study share: a table of layers, frozen batch norms, preprocessing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Self
 
+import cv2
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
-
-from dgl_lib.errors import UserError
 
 
 class Layer(NamedTuple):
@@ -18,59 +20,49 @@ class Layer(NamedTuple):
     stride: int
 
 
+def layer_table(*rows: tuple[str, int, int]) -> tuple[Layer, ...]:
+    """The layers of (names, channels, stride): the names of a row are separated by blanks."""
+    return tuple(Layer(name, channels, stride) for names, channels, stride in rows for name in names.split())
+
+
 class Classifier(nn.Module):
-    """A classifier whose logits are ``fc(mean over h,w of the last layer)``, so that CAM exists there.
+    """A classifier whose logits are ``fc(mean over h,w of the last layer)``, so that CAM exists there."""
 
-    Class attributes:
-        architecture: the name in ``NETWORKS`` and in a checkpoint's header.
-        layers: every layer the study localizes on, in the order data flows through them; CAM exists on the last.
-        layer: the one it looks at closest: the last that ImageNet trained, short of CAM's own.
-        imagenet: torchvision's weights that fill the trunk.
-        trunk, added: in words, what those weights fill and what they leave; ``dropped``: beginnings of names in
-            torchvision's file that have no place here.
-
-    Attributes:
-        mean, std: what images in 0..1 are normalised with; they belong to the weights.
-        classes: the class names, empty until a training run or a checkpoint sets them.
-        facts: what the checkpoint's training run left about itself.
-        origin: one sentence on where the weights come from.
-        freeze_batch_norm: True where a trunk was loaded: its running statistics then stay as they are in training too.
-    """
-
-    architecture: ClassVar[str]
-    layers: ClassVar[tuple[Layer, ...]]
-    layer: ClassVar[str]
-    imagenet: ClassVar[WeightsEnum]
-    trunk: ClassVar[str]
-    added: ClassVar[str]
-    dropped: ClassVar[tuple[str, ...]]
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of ImageNet's training images: torchvision's usual numbers
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    architecture: ClassVar[str]  # the name in NETWORKS and in a checkpoint's header
+    layers: ClassVar[tuple[Layer, ...]]  # all that the study localizes on, in the order of the data's flow
+    layer: ClassVar[str]  # the one that it looks at most closely: the last that ImageNet trained
+    imagenet: ClassVar[WeightsEnum]  # torchvision's weights for the trunk, which is the part that ImageNet trains
+    trunk: ClassVar[str]  # in words
+    new: ClassVar[frozenset[str]]  # the modules outside of the trunk
+    added: ClassVar[str]  # the same in words
+    dropped: ClassVar[tuple[str, ...]]  # how the entries of torchvision's file begin that have no place here
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # images in 0..1 are normalised with these; they belong to the
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)  #  weights, and here they are those of ImageNet's training images
     fc: nn.Linear
 
     def __init__(self, num_classes: int, width: float):
         super().__init__()
         self.num_classes, self.width = num_classes, width
-        self.classes: tuple[str, ...] = ()
-        self.origin = "random weights"
-        self.facts: dict = {}
-        self.freeze_batch_norm = False
+        self.classes: tuple[str, ...] = ()  # names, set by a training run or a checkpoint
+        self.facts: dict = {}  # what the training run tells of itself
+        self.origin = "random weights"  # where the weights come from, in one sentence
+        self.freeze_batch_norm = False  # whether running statistics stay as they are in training too
 
     def scaled(self, channels: int) -> int:
         """``channels`` of the full network at this one's width."""
         return round(channels * self.width)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes) of normalised ``images`` (N, 3, H, W), float."""
+        """Logits (N, C) of normalised ``images`` (N, 3, H, W), float."""
         x = images
-        for name, module in self.named_children():  # the children stand in the order data flows through them
+        for name, module in self.named_children():  # in the order in which data flows through them
             if name == "fc":
-                x = x.flatten(1)
+                x = x.flatten(1)  # N x K x 1 x 1 -> N x K
             x = module(x)
         return x
 
     def train(self, mode: bool = True) -> Self:
-        """As ``nn.Module.train``, but a frozen batch norm stays frozen: a plain ``train()`` would silently thaw it."""
+        """As ``nn.Module.train``, but frozen batch norms stay in eval mode."""
         super().train(mode)
         if self.freeze_batch_norm:
             for module in self.modules():
@@ -79,22 +71,31 @@ class Classifier(nn.Module):
         return self
 
     def trunk_names(self) -> dict[str, str]:
-        """What ImageNet weights fill: {name of an entry of the state: its name in torchvision's file}."""
-        raise NotImplementedError
+        """The trunk's entries: {name in the state dictionary: name in torchvision's file}."""
+        return {name: name for name in self.state_dict() if not self.new & set(name.split("."))}
+
+    def adapt(self, header: dict[str, str]) -> None:
+        """Take on what a weights file says in its header about the network, before the weights are loaded."""
 
 
-def start_kaiming(model: nn.Module) -> None:
-    """Kaiming-normal weights and zero biases in every convolution and linear layer."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+def squash(image: np.ndarray, size: int) -> np.ndarray:
+    """``image`` (H, W, 3) uint8 at ``size`` x ``size``. Shrinking averages areas, so that nothing aliases."""
+    if image.shape[:2] == (size, size):
+        return image
+    how = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=how)
 
 
-def check_size(num_classes: int, width: float) -> None:
-    """Raise UserError unless there are at least 2 classes and ``width`` is a multiple of 1/16 in (0, 1]."""
-    if not isinstance(num_classes, int) or num_classes < 2:
-        raise UserError(f"num_classes: {num_classes!r} given, a whole number of at least 2 allowed")
-    if not 0 < width <= 1 or (width * 16) % 1:
-        raise UserError(f"width: {width!r} given, a multiple of 1/16 in (0, 1] allowed (other widths do not add up)")
+def preprocess(model: nn.Module, images: Sequence[np.ndarray], size: int) -> Tensor:
+    """Photographs squashed to ``size`` x ``size`` pixels and normalised with the network's mean and std.
+
+    Args:
+        images: (H, W, 3) uint8 RGB arrays, of any sizes.
+
+    Returns:
+        (N, 3, size, size) float32 on the model's device.
+    """
+    device = next(model.parameters()).device
+    batch = torch.from_numpy(np.stack([squash(image, size) for image in images])).to(device)  # N x size x size x 3
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (model.mean, model.std))  # 3 x 1 x 1
+    return (batch.permute(0, 3, 1, 2).float() / 255 - mean) / std  # N x 3 x size x size, channels last in memory

@@ -1,6 +1,6 @@
-"""ResNet50-SE: ResNet-50 with a squeeze-and-excitation gate in each block, its last group at stride 1.
+"""ResNet50-SE: ResNet-50 with a gate in each block, its last group at stride 1. From the released code.
 
-One of the released code's other two classifiers. Parameter names are torchvision's.
+Parameter names are torchvision's.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from torchvision.models import ResNet50_Weights
 from torchvision.models.resnet import Bottleneck, conv1x1
 from torchvision.ops import SqueezeExcitation
 
-from dgl_lib.models.classifier import Classifier, Layer, check_size, start_kaiming
-from dgl_lib.models.weights import read_weights, start
+from dgl_lib.models.classifier import Classifier, layer_table
+from dgl_lib.models.weights import build
 
-# In float32 sigmoid(x) rounds to 1 from about 17 on.
-OPEN = 20.0
+OPEN = 20.0  # in float32 sigmoid(x) is exactly 1 from about 17 on
 
 
 class SEBottleneck(Bottleneck):
-    """torchvision's block (stride on the 3x3 convolution), the residual branch gated before the addition.
+    """torchvision's block (stride on the 3x3 convolution), with a gate on its residual branch.
 
-    The gate (Hu et al., CVPR 2018): global average, linear to a quarter of the block's ``inner`` width, ReLU, linear
-    back, sigmoid; one factor in 0..1 a channel.
+    The gate (squeeze and excitation, Hu et al., CVPR 2018) gives each channel a factor in 0..1: global average, linear
+    to a quarter of the block's ``inner`` width, ReLU, linear back, sigmoid.
     """
 
     def __init__(self, channels_in: int, inner: int, stride: int):
@@ -35,11 +34,11 @@ class SEBottleneck(Bottleneck):
         self.se = SqueezeExcitation(channels_out, inner // 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Block output (N, 4 inner, h, w), after its ReLU."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        residual = self.relu(self.bn1(self.conv1(x)))
-        residual = self.relu(self.bn2(self.conv2(residual)))
-        residual = self.se(self.bn3(self.conv3(residual)))
+        """(N, 4 inner, h, w), after the ReLU."""
+        shortcut = x if self.downsample is None else self.downsample(x)  # N x 4 inner x h x w
+        residual = self.relu(self.bn1(self.conv1(x)))  #                   N x inner x H x W
+        residual = self.relu(self.bn2(self.conv2(residual)))  #            N x inner x h x w
+        residual = self.se(self.bn3(self.conv3(residual)))  #              N x 4 inner x h x w
         return self.relu(residual + shortcut)
 
 
@@ -47,24 +46,15 @@ class ResNet50SE(Classifier):
     """ResNet-50 (He et al., CVPR 2016) with gates. Build it with :func:`resnet50_se`. No dropout."""
 
     architecture = "resnet50_se"
-    layers = (  # the released code's name beside torchvision's; its group0 (layer1) is not among those localized on
-        Layer("layer2.0", 512, 8),  # group1/block0
-        Layer("layer2.1", 512, 8),  # group1/block1
-        Layer("layer2.2", 512, 8),  # group1/block2
-        Layer("layer2.3", 512, 8),  # group1/block3
-        Layer("layer3.0", 1024, 16),  # group2/block0
-        Layer("layer3.1", 1024, 16),  # group2/block1
-        Layer("layer3.2", 1024, 16),  # group2/block2
-        Layer("layer3.3", 1024, 16),  # group2/block3
-        Layer("layer3.4", 1024, 16),  # group2/block4
-        Layer("layer3.5", 1024, 16),  # group2/block5
-        Layer("layer4.0", 2048, 16),  # group3/block0
-        Layer("layer4.1", 2048, 16),  # group3/block1
-        Layer("layer4.2", 2048, 16),  # group3/block2
+    layers = layer_table(  # the released code calls these group1/block0 to group3/block2
+        ("layer2.0 layer2.1 layer2.2 layer2.3", 512, 8),
+        ("layer3.0 layer3.1 layer3.2 layer3.3 layer3.4 layer3.5", 1024, 16),
+        ("layer4.0 layer4.1 layer4.2", 2048, 16),
     )
-    layer = "layer3.5"  # the last group but one: on layer4.2 itself every method of gradients is CAM
-    imagenet = ResNet50_Weights.IMAGENET1K_V1  # the plain recipe of the paper's years; V2 can be given by path
-    trunk, added = "a ResNet-50 trunk (stem to layer4)", "gates open, fc"
+    layer = "layer3.5"  # the end of the last group but one: on layer4.2 every gradient method is CAM
+    imagenet = ResNet50_Weights.IMAGENET1K_V1  # trained as in the paper; a file of V2 can be given by its path
+    trunk = "a ResNet-50 trunk (stem to layer4)"
+    new, added = frozenset({"se", "fc"}), "gates open, fc"
     dropped = ("fc.",)
 
     def __init__(self, num_classes: int, width: float):
@@ -90,33 +80,20 @@ class ResNet50SE(Classifier):
         self.layer4 = group(512, 3, stride=1)  # ResNet-50: 2           2048 x 14 x 14
         self.avgpool = nn.AdaptiveAvgPool2d(1)  #                       2048 x 1 x 1
         self.fc = nn.Linear(channels, num_classes)
-        start_kaiming(self)
 
-    def open_gates(self) -> None:
-        """Make every gate exactly 1: the last linear layer gives ``OPEN`` whatever it sees, and sigmoid rounds to 1."""
+    def adapt(self, header: dict[str, str]) -> None:
+        """Make every gate exactly 1, whatever it sees. A checkpoint then brings its own gates."""
         for module in self.modules():
             if isinstance(module, SqueezeExcitation):
                 nn.init.zeros_(module.fc2.weight)
                 nn.init.constant_(module.fc2.bias, OPEN)
 
-    def trunk_names(self) -> dict[str, str]:
-        """Stem to ``layer4`` without the gates, under the same names as in torchvision's ResNet-50."""
-        return {name: name for name in self.state_dict() if ".se." not in name and not name.startswith("fc.")}
-
 
 def resnet50_se(num_classes: int, *, width: float = 1.0, weights: str | Path | None = None) -> ResNet50SE:
-    """ResNet50-SE for ``num_classes`` classes.
+    """ResNet50-SE for ``num_classes`` classes; arguments and errors as for :func:`spg_plain`.
 
-    With random weights the gates start near 1/2 and are trained like the rest. ImageNet weights know no gate: each
-    starts at exactly 1, so the features are those of ResNet-50 (with the last group's stride of 1); sigmoid is flat
-    there, its gradient 0 in float32, so fine-tuning leaves the gates open.
-
-    Args and Raises: as :func:`spg_plain`; a trunk runs from the stem to ``layer4``, torchvision's ResNet-50 is the same
-    with an ``fc``, which is dropped; ``fc`` then stays random.
+    A trunk runs from the stem to ``layer4``. ``fc`` then stays random, and each gate starts at exactly 1, so that the
+    features are ResNet-50's (but for the last group's stride). There sigmoid's gradient is 0 in float32, so fine-tuning
+    leaves the gates open. With random weights the gates start near 1/2 and are trained like the rest.
     """
-    check_size(num_classes, width)
-    state, header = read_weights(weights, width, ResNet50SE.imagenet)
-    model = ResNet50SE(num_classes, width)
-    if weights is not None:
-        model.open_gates()  # a checkpoint brings its own gates
-    return start(model, weights, state, header)
+    return build(ResNet50SE, num_classes, width, weights)
