@@ -361,7 +361,7 @@ def test_maps_are_made_once_and_are_of_the_networks_own_layers(project: Path, mo
     asked |= {"ablation_methods": ["grad_cam_signed"], "scales": [1.0, 1.5], "checkpoint": checkpoint}
     found = tiny(network=network, **asked)
     runner.localize(found, {"03", "04"}, progress=False)
-    monkeypatch.setattr(evaluate.raw, "_localize", lambda *a: pytest.fail("made again"))
+    monkeypatch.setattr(evaluate.raw, "localize", lambda *a: pytest.fail("made again"))
     model, val = study.classifier(checkpoint, "creatures", own[-3:]), study.part("creatures", "val", 1)
     options = found.localizing | {"folder": paths.runs_folder()}
     maps = evaluate.every_map(model, val, **options).maps
