@@ -12,30 +12,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sets import Toy
 from torch import Tensor, nn
 
-from dgl_lib import faithfulness
 from dgl_lib.errors import UserError
-from dgl_lib.metrics.faithfulness import (
-    STEPS,
-    all_curves,
-    area,
-    auc_table,
-    blocks,
-    blur,
-    curves,
-    curves_table,
-    in_turn,
-    page,
-    probability,
-    randomisation,
-    randomise,
-    rank_correlation,
-    ranking,
-)
+from dgl_lib.evaluate import faithfulness
+from dgl_lib.evaluate.controls import spearman
+from dgl_lib.evaluate.faithfulness import all_curves, auc_table, curves_table, in_turn, randomisation
 from dgl_lib.localize import METHODS
+from dgl_lib.metrics import faithfulness as metric
+from dgl_lib.metrics.faithfulness import STEPS, area, blocks, blur, curves, probability, randomise, ranking
 from dgl_lib.models import SPGPlain, digest, preprocess, resnet50_se, spg_plain, vgg16_gap
-from dgl_lib.plots import faithfulness as plots
 
 SIZE = 20  # 400 pixels: every step takes exactly 20
 PAIR = ("dgl", "Mixed_6e")
@@ -60,7 +47,7 @@ def share_of_ones() -> Knows:
 
 @pytest.fixture
 def no_blur(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faithfulness, "blur", torch.zeros_like)
+    monkeypatch.setattr(metric, "blur", torch.zeros_like)
 
 
 # ----------------------------------------------------------------------------------------------------- the curves
@@ -108,7 +95,7 @@ def test_maps_that_agree_are_run_once() -> None:
 
 
 def test_area_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faithfulness, "STEPS", 4)
+    monkeypatch.setattr(metric, "STEPS", 4)
     assert area(np.array([0.0, 0.5, 0.5, 1.0, 1.0])) == pytest.approx((0.25 + 0.5 + 0.75 + 1.0) / 4)
     assert area(np.ones((2, 3, 5))).shape == (2, 3)
 
@@ -152,22 +139,7 @@ def test_equal_pixels_keep_one_random_order() -> None:
 # -------------------------------------------------------------------------------------------- many images, resumed
 
 
-class Toy:
-    """Random pictures."""
-
-    name, split, classes, digest = "toy", "test", ("a", "b", "c"), "d"
-
-    def __init__(self, count: int):
-        self.names, self.labels = [str(i) for i in range(count)], np.arange(count, dtype=np.int64) % 3
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def image(self, index: int) -> np.ndarray:
-        return np.random.default_rng(index).integers(256, size=(32, 32, 3)).astype(np.uint8)
-
-
-P = {"image_size": 32, "resize": 32, "alpha": 10.0, "rule": "released", "device": "cpu", "layer": "Mixed_6e"}
+LOCALIZING = {"size": 32, "alpha": 10.0, "rule": "released", "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +150,8 @@ def model() -> SPGPlain:
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(faithfulness, "STEPS", 3)
+    for module in (metric, faithfulness):
+        monkeypatch.setattr(module, "STEPS", 3)
     yield
 
 
@@ -190,7 +163,7 @@ def some_maps(count: int) -> dict[tuple[str, str], np.ndarray]:
 @pytest.mark.usefixtures("few_steps")
 def test_a_broken_off_run_goes_on(model: SPGPlain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     maps = some_maps(3)
-    whole = all_curves(model, Toy(3), maps, P, folder=tmp_path / "one")
+    whole = all_curves(model, Toy("test", 3), maps, LOCALIZING, resize=32, folder=tmp_path / "one")
     real, seen = curves, []
 
     def breaks(*arguments, **options):  # type: ignore[no-untyped-def]
@@ -201,22 +174,23 @@ def test_a_broken_off_run_goes_on(model: SPGPlain, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(faithfulness, "curves", breaks)
     with pytest.raises(KeyboardInterrupt):
-        all_curves(model, Toy(3), maps, P, folder=tmp_path / "two")
-    again = all_curves(model, Toy(3), maps, P, folder=tmp_path / "two")
+        all_curves(model, Toy("test", 3), maps, LOCALIZING, resize=32, folder=tmp_path / "two")
+    again = all_curves(model, Toy("test", 3), maps, LOCALIZING, resize=32, folder=tmp_path / "two")
     assert len(seen) == 4  # two images, the one broken off, and only that one again
     assert list(again) == list(whole) == [*maps, ("random_order", ""), ("centred_gaussian", "")]
     assert all(np.array_equal(again[pair], whole[pair]) for pair in whole)
     assert whole["dgl", "add2"].shape == (3, 2, 4)
     more = maps | {("cam", "add1"): maps["dgl", "add2"]}  # one method more: it alone is computed
-    all_curves(model, Toy(3), more, P, folder=tmp_path / "two")
+    all_curves(model, Toy("test", 3), more, LOCALIZING, resize=32, folder=tmp_path / "two")
     assert seen[4:] == [[("cam", "add1")]] * 3
 
 
 @pytest.mark.usefixtures("few_steps")
 def test_other_settings_are_not_mistaken_for_these(model: SPGPlain, tmp_path: Path) -> None:
     maps = some_maps(1)
-    for p in (P, P | {"alpha": 5.0}, P | {"rule": "autograd"}, P | {"image_size": 40}, P | {"resize": 40}):
-        all_curves(model, Toy(1), maps, p, folder=tmp_path)
+    changes = ({}, {"alpha": 5.0}, {"rule": "autograd"}, {"size": 40})
+    for localizing, resize in (*((LOCALIZING | change, 32) for change in changes), (LOCALIZING, 40)):
+        all_curves(model, Toy("test", 1), maps, localizing, resize=resize, folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
 
 
@@ -230,8 +204,8 @@ def test_bfloat16_is_asked_for_where_it_is_fast_and_compared_with_float32(
     found = {}
     for bf16 in (False, True):
         monkeypatch.setattr(faithfulness, "bf16_is_fast", lambda _device, bf16=bf16: bf16)
-        found[bf16] = all_curves(learned, Toy(2), maps, P, folder=tmp_path)["dgl", "add2"]
-        table = faithfulness.rounding(learned, Toy(2), maps["dgl", "add2"], P)
+        found[bf16] = all_curves(learned, Toy("test", 2), maps, LOCALIZING, resize=32, folder=tmp_path)["dgl", "add2"]
+        table = faithfulness.rounding(learned, Toy("test", 2), maps["dgl", "add2"], 32, "cpu")
         assert len(table) == (6 if bf16 else 0)
     assert 0 < np.abs(found[True] - found[False]).max() < 0.05
     for i, (_, rows) in enumerate(table.groupby("image", sort=False)):
@@ -289,20 +263,12 @@ def test_randomise_forgets_all_and_refuses_what_it_cannot_reset() -> None:
         randomise([Odd()])
 
 
-def test_rank_correlation_by_hand() -> None:
-    a = np.array([[[1.0, 2.0], [3.0, 4.0]]] * 4)
-    b = np.array([[[1, 8], [27, 64]], [[4, 3], [2, 1]], [[1, 3], [2, 4]], [[5, 5], [5, 5]]], float)
-    np.testing.assert_allclose(rank_correlation(a, b), [1, -1, 0.8, 0], atol=1e-12)  # 1 - 6 * 2 / (4 * 15) = 0.8
-    ties = np.array([[[1.0, 1.0], [2.0, 3.0]]])  # ranks 1.5 1.5 3 4 against 1 2 3 4: 4.5 / sqrt(4.5 * 5)
-    np.testing.assert_allclose(rank_correlation(ties, a[:1]), [4.5 / np.sqrt(22.5)])
-
-
 def test_randomisation_cascades_on_a_copy(model: SPGPlain) -> None:
-    before, data = digest(model), Toy(2)
-    table = randomisation(model, data, P)
+    before, data = digest(model), Toy("test", 2)
+    table = randomisation(model, data, "Mixed_6e", LOCALIZING)
     assert digest(model) == before and not model.training
     state = torch.get_rng_state()
-    pd.testing.assert_frame_equal(table, randomisation(model, data, P))
+    pd.testing.assert_frame_equal(table, randomisation(model, data, "Mixed_6e", LOCALIZING))
     assert torch.equal(state, torch.get_rng_state())
     assert list(table["method"].unique()) == [*METHODS, "features"]
     steps = table.drop_duplicates("step")["block"].tolist()
@@ -315,63 +281,33 @@ def test_randomisation_cascades_on_a_copy(model: SPGPlain) -> None:
     assert dgl[""] == pytest.approx(1) and dgl["head"] < 0.999
     assert set(table.loc[table["method"] == "cam", "layer"]) == {"add1"}
     # The second step's head is the first step's: one block more, none drawn twice.
-    torch.manual_seed(faithfulness.SEED)
+    torch.manual_seed(metric.SEED)
     twin = spg_plain(3, width=1 / 16)
     twin.load_state_dict(model.state_dict())
-    torch.manual_seed(faithfulness.SEED)
+    torch.manual_seed(metric.SEED)
     for block in ("head", "add1"):
         randomise(blocks(twin, [layer.name for layer in twin.layers])[block])
     images = preprocess(model, [data.image(i) for i in range(2)], 32)
     labels = data.labels.tolist()
     pair = [METHODS["dgl"](m.eval(), images, labels, ["Mixed_6e"])["Mixed_6e"].numpy() for m in (model, twin)]
-    assert dgl["add1"] == pytest.approx(rank_correlation(*pair).mean(), abs=1e-3)
+    assert dgl["add1"] == pytest.approx(spearman(*pair).mean(), abs=1e-3)
 
 
-# ---------------------------------------------------------------------------------------------- tables and the page
+# --------------------------------------------------------------------------------------------------------- tables
 
 
-def made_up(gain: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables in which DGL's curves lie ``gain`` above pixel selection's at every step, on every image."""
-    random = np.random.default_rng(0)
-    base = random.uniform(0.2, 0.6, size=(12, 2, STEPS + 1))
-    pairs = [*((m, "add1") for m in METHODS), ("random_order", ""), ("centred_gaussian", "")]
-    found = {pair: base + gain * (pair[0] == "dgl") for pair in pairs}
-    return auc_table(found, dict.fromkeys(pairs[:-2], 40.0)), curves_table(found)
-
-
-def test_differences_are_paired_and_put_in_words() -> None:
-    auc, table = made_up(0.1)
-    row = auc.set_index("method").loc["pixel_selection"]
+def test_differences_are_paired() -> None:
+    """DGL's curves lie 0.1 above pixel selection's at every step, on every image."""
+    base = np.random.default_rng(0).uniform(0.2, 0.6, size=(12, 2, STEPS + 1))
+    found = {("pixel_selection", "add1"): base, ("dgl", "add1"): base + 0.1, ("random_order", ""): base}
+    auc = auc_table(found, {("dgl", "add1"): 40.0, ("pixel_selection", "add1"): 41.0}).set_index("method")
+    row = auc.loc["pixel_selection"]
     for end in ("", "_low", "_high"):  # the same on every image: the paired interval has no width
         assert row[f"dgl_insertion{end}"] == pytest.approx(0.1) == row[f"dgl_deletion{end}"]
     assert row["insertion_high"] - row["insertion_low"] > 0.001
-    assert auc.set_index("method").loc["dgl", ["dgl_insertion", "dgl_deletion"]].isna().all()
-    assert plots.difference(row, "insertion") == "DGL is better (+0.100 [+0.100, +0.100])"
-    assert plots.difference(row, "deletion") == "DGL is worse (+0.100 [+0.100, +0.100])"
-    assert plots.difference(made_up(0.0)[0].set_index("method").loc["cam"], "deletion").startswith("no difference")
+    assert auc.loc["dgl", ["dgl_insertion", "dgl_deletion"]].isna().all()
+    assert auc["val_iou"].fillna(-1).tolist() == [41, 40, -1]
+    table = curves_table(found)
     first = table[table["method"] == "dgl"]
     assert list(first["share"]) == [k / STEPS for k in range(STEPS + 1)]
-    assert area(first["insertion"].to_numpy()) == pytest.approx(auc.set_index("method").loc["dgl", "insertion"])
-
-
-def test_page_and_figures_say_what_the_numbers_say() -> None:
-    auc, table = made_up(0.1)
-    rows = [
-        {"method": m, "layer": "add1", "step": step, "block": block, "correlation": r, "low": r, "high": r, "n": 4}
-        for m in [*METHODS, "features"]
-        for step, (block, r) in enumerate({"": 1.0, "head": 0.95 if m == "layer_cam" else 0.5, "stem": 0.1}.items())
-    ]
-    random = pd.DataFrame(rows)
-    text = page(P, auc, random, pd.DataFrame())
-    assert "p_c is taken in float32." in text
-    pictures = pd.DataFrame({"float32": [0.5, 0.25], "bfloat16": [0.49, 0.25]})
-    assert "0.0050 from float32's on average and 0.0100 at the most" in page(P, auc, random, pictures)
-    assert "Best insertion: DGL (both branches) on `add1`" in text
-    assert "insertion: DGL is better" in text and "deletion: DGL is worse" in text
-    same = "randomised, the maps of these methods hardly change (rank correlation of at least 0.9)"
-    assert f"With the head alone {same}: LayerCAM (0.95)." in text
-    assert f"With all weights {same}: none." in text
-    title = plots.randomisation_figure(random, 0.9).get_suptitle()
-    assert title.startswith("With a random head, 1 of 10 methods keep their maps")
-    assert plots.curves_figure(table, auc).get_suptitle().startswith("Best insertion: DGL")
-    assert "deletion: DGL is worse" in plots.auc_figure(auc).get_suptitle()
+    assert area(first["insertion"].to_numpy()) == pytest.approx(auc.loc["dgl", "insertion"])

@@ -3,9 +3,9 @@
 insertion, deletion    Petsiuk, Das, Saenko: RISE, BMVC 2018
 randomised weights     Adebayo et al.: Sanity Checks for Saliency Maps, NeurIPS 2018
 
-TorchCAM's ``DeletionInsertionMetric`` computes the same areas (``tests/peers`` compares them). It is no drop-in. It asks
-an extractor of its own for the maps, takes one baseline for both curves, breaks ties in reading order, and gives the
-mean over images alone, where intervals and paired differences need each image. TorchCAM's ``ClassificationMetric`` is
+TorchCAM's ``DeletionInsertionMetric`` computes the same areas (``tests/peers`` compares them). It is no drop-in. It
+asks an extractor of its own for the maps, takes one baseline for both curves, breaks ties in reading order, and gives
+the mean over images alone, where intervals and paired differences need each image. Its ``ClassificationMetric`` is
 another score, average drop and increase. Quantus' PixelFlipping knows deletion alone and leaves the whole image out of
 its curve. Its MPRT takes absolute values, where the sign is part of our maps. Captum has neither of the two tests.
 """
