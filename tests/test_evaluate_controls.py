@@ -1,4 +1,4 @@
-"""The controls: rank correlation and two samples by hand, a map that ignores the class, the page from end to end."""
+"""The controls: rank correlation and two samples by hand, a map that ignores the class, the networks of the study."""
 
 from __future__ import annotations
 
@@ -10,26 +10,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from sets import Toy
 
-from dgl_lib import controls, paths, study
 from dgl_lib.errors import UserError
-from dgl_lib.evaluate.scores import Maps, raw_maps, score
+from dgl_lib.evaluate import Maps, controls, raw_maps, score
+from dgl_lib.metrics import two_samples
 from dgl_lib.models import SPGPlain, save_checkpoint, spg_plain
-
-PARAMETERS = {
-    "data": "creatures",
-    "layer": "Mixed_6e",
-    "image_size": 32,
-    "alpha": 10.0,
-    "rule": "released",
-    "device": "cpu",
-    "seed": 0,
-    "weights": "",
-}
-
-
-NAMES = ["cam", "grad_cam", "dgl", "features"]
+from dgl_lib.study import paths, steps, tables
+from dgl_lib.study.profile import Profile
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +54,16 @@ def test_spearman_sees_ranks_only_and_each_image_by_itself(values: list[int], ga
 
 
 def test_two_samples_of_constants() -> None:
-    found = controls.two_samples(np.full(5, 3.0), np.full(2, 1.0))
+    found = two_samples(np.full(5, 3.0), np.full(2, 1.0))
     assert (found.mean, found.low, found.high, found.n) == (2.0, 2.0, 2.0, 7)
     with pytest.raises(UserError, match="two samples of 0 and 2 values"):
-        controls.two_samples(np.array([]), np.ones(2))
+        two_samples(np.array([]), np.ones(2))
 
 
 def test_two_samples_are_not_paired() -> None:
     """The same values twice: a paired interval would be a point. Half of this one's width: 1.96 s sqrt(2 / n)."""
     values = np.random.default_rng(0).normal(size=400)
-    found = controls.two_samples(values, values[::-1])
+    found = two_samples(values, values[::-1])
     assert found.mean == pytest.approx(0, abs=1e-12)
     half = 1.96 * np.sqrt(2 / 400) * values.std()
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
@@ -93,11 +82,6 @@ def test_quarter() -> None:
     assert controls.quarter(np.array([0.5, 0.4]))[0].tolist() == [False, True]  # at least one
     with pytest.raises(UserError, match="1 image given, at least two"):
         controls.quarter(np.ones(1))
-
-
-def test_on_layer() -> None:
-    rows = pd.DataFrame({"method": ["cam", "dgl", "dgl", "whole_image"], "layer": ["add1", "Mixed_6e", "add1", ""]})
-    assert controls.on_layer(rows, "Mixed_6e") == [("cam", "add1"), ("dgl", "Mixed_6e")]
 
 
 # --------------------------------------------------------------------------------------------- classes and maps
@@ -131,7 +115,6 @@ def test_a_map_that_ignores_the_class_stays_the_same(model: SPGPlain) -> None:
     assert features[["spearman", "spearman_low", "spearman_high"]].tolist() == pytest.approx([1, 1, 1])
     assert features[["change", "change_low", "change_high"]].tolist() == [0, 0, 0]
     assert table.loc["pixel_selection", "spearman_high"] < 0.9
-    assert controls.all_but_the_same(table.reset_index()) == ["features"]
     again = pd.DataFrame(controls.compare("right class", as_right, as_right)).set_index("method")
     assert (again.loc[WHAT["methods"], "change"] == 0).all() and set(again.index) > {"whole_image", "centred_gaussian"}
 
@@ -145,66 +128,46 @@ def test_flat_maps_leave_no_likeness(model: SPGPlain) -> None:
     assert np.isnan(row["spearman"]) and row["spearman_n"] == 0 and row["n"] == 4
 
 
-# ----------------------------------------------------------------------------------------------------- the page
+def test_low_confidence_is_two_sets_of_images(model: SPGPlain) -> None:
+    data, val = Toy("test", 8), Toy("val", 6)
+    maps = raw_maps(model, data, **WHAT)
+    it = controls.Measured(score(val, {1.0: raw_maps(model, val, **WHAT)}), score(data, {1.0: maps}), maps)
+    table = pd.DataFrame(controls.compare_confidence(it, np.arange(8) / 10)).set_index(["control", "method"])
+    assert table.loc["low confidence", "n"].eq(2).all() and table.loc["the rest", "n"].eq(6).all()
+    differences = table.loc["low confidence", "iou"] - table.loc["the rest", "iou"]
+    np.testing.assert_allclose(table.loc["low confidence", "change"], differences)
 
 
-def project(monkeypatch: pytest.MonkeyPatch, folder: Path, model: SPGPlain) -> None:
-    """A study of toy pictures: its parts, network, maps and control network, without a profile."""
-    layers = ["Mixed_6e", "add1"]
-    parts = {"val": Toy("val", 6), "test": Toy("test", 8)}
+# ----------------------------------------------------------------------------------------- the study's control networks
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A classifier that every profile finds trained."""
     torch.manual_seed(1)
-    save_checkpoint(spg_plain(3, width=1 / 16), folder / "other.safetensors")
-
-    def every_map(parameters: dict, split: str, progress: bool = False) -> Maps:
-        return raw_maps(model, parts[split], layers=layers, methods=NAMES, size=32, device="cpu")
-
-    monkeypatch.setattr(study, "part", lambda parameters, split: parts[split])
-    monkeypatch.setattr(study, "classifier", lambda parameters: model)
-    monkeypatch.setattr(study, "every_map", every_map)
-    monkeypatch.setattr(study, "train_classifier", lambda parameters, progress=False: folder / "other.safetensors")
-    monkeypatch.setattr(paths, "runs_folder", lambda: folder / "runs")
+    save_checkpoint(spg_plain(3, width=1 / 16), path := tmp_path / "other.safetensors")
+    monkeypatch.setattr(steps, "train_classifier", lambda profile, progress=False: path)
+    return path
 
 
-def test_the_page(model: SPGPlain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project(monkeypatch, tmp_path, model)
-    (page := tmp_path / "page").mkdir()
-    controls.make(PARAMETERS, page)
-    table = pd.read_csv(page / "controls.csv", keep_default_na=False, na_values=[""])
-    names = {"right class", "wrong class", "untrained", "shuffled labels", "low confidence", "the rest"}
-    assert set(table["control"]) == names
-    here = table[(table["layer"] == "Mixed_6e") | (table["method"] == "cam")]
-    for name in names:  # every method under every control
-        assert set(here.loc[here["control"] == name, "method"]) == {*NAMES}
-    assert set(table.loc[table["control"] == "low confidence", "n"]) == {2}
-    assert set(table.loc[table["control"] == "untrained", "n"]) == {8}
-    untrained = here[here["control"] == "untrained"].set_index("method")
-    assert untrained.loc["dgl", "spearman_high"] < 0.9  # other weights, another map
-    text = (page / "README.md").read_text()
-    assert "Whatever the class, all but the same map: " in text
-    assert "plain features" in next(line for line in text.splitlines() if line.startswith("- **Wrong class**"))
-    assert {file.name for file in page.iterdir()} == {
-        *("README.md", "controls.csv", "controls.png", "maps.png", "networks.csv")
-    }
+@pytest.mark.usefixtures("trained")
+def test_shuffled_labels_only_where_trained(model: SPGPlain, monkeypatch: pytest.MonkeyPatch) -> None:
+    pets = Profile(data="pets")
+    monkeypatch.setattr(steps, "is_trained", lambda profile: profile.labels != "shuffled")
+    assert list(tables._other_networks(pets, model, False)) == ["untrained"]
+    monkeypatch.setattr(steps, "is_trained", lambda profile: profile.labels == "shuffled")
+    assert list(tables._other_networks(pets, model, False)) == ["untrained", "shuffled labels"]
 
 
-def test_shuffled_labels_only_where_trained(model: SPGPlain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project(monkeypatch, tmp_path, model)
-    monkeypatch.setattr(study, "is_trained", lambda parameters: parameters["labels"] != "shuffled")
-    assert list(controls.networks(PARAMETERS | {"data": "pets"}, model)) == ["untrained"]
-    monkeypatch.setattr(study, "is_trained", lambda parameters: parameters["labels"] == "shuffled")
-    assert list(controls.networks(PARAMETERS | {"data": "pets"}, model)) == ["untrained", "shuffled labels"]
-
-
+@pytest.mark.usefixtures("trained")
 def test_the_fresh_head_keeps_the_trunk(model: SPGPlain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project(monkeypatch, tmp_path, model)
-    from safetensors.torch import save_file
-
     state = model.state_dict()
     save_file({name: state[name].contiguous() for name in model.trunk_names()}, tmp_path / "trunk.safetensors")
     monkeypatch.setattr(paths, "weights_source", lambda weights: tmp_path / weights if weights else None)
-    found = controls.networks(PARAMETERS | {"weights": "trunk.safetensors"}, model)
+    found = tables._other_networks(Profile(weights="trunk.safetensors"), model, False)
     assert list(found) == ["untrained", "fresh head", "shuffled labels"]
     name = "Mixed_6e.branch1x1.conv.weight"
     assert torch.equal(found["fresh head"].state_dict()[name], state[name])
     assert not torch.equal(found["fresh head"].state_dict()["fc.weight"], state["fc.weight"])
     assert not torch.equal(found["untrained"].state_dict()[name], state[name])
+    assert found["untrained"].mean == model.mean and found["untrained"].std == model.std
