@@ -176,12 +176,12 @@ def test_the_parts_place_and_shape_do_tell_the_class(val: Creatures):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("valid",), "creatures: split 'valid' given, allowed are train, val, test"),
-        (("val", 0), "creatures: count 0 given, allowed for val are 1 to 400, or None"),
-        (("val", 401), "creatures: count 401 given, allowed for val are 1 to 400, or None"),
-        (("train", 2.5), "creatures: count 2.5 given, allowed for train are 1 to 2000, or None"),
-        (("val", None, -1), "creatures: seed -1 given, allowed are whole numbers from 0"),
-        (("val", None, "a"), "creatures: seed 'a' given, allowed are whole numbers from 0"),
+        (("valid",), "creatures: unknown split 'valid'; allowed: train, val, test"),
+        (("val", 0), "creatures: count 0 given; 1 to 400, or None, allowed for val"),
+        (("val", 401), "creatures: count 401 given; 1 to 400, or None, allowed for val"),
+        (("train", 2.5), "creatures: count 2.5 given; 1 to 2000, or None, allowed for train"),
+        (("val", None, -1), "creatures: seed -1 given; a whole number from 0 on allowed"),
+        (("val", None, "a"), "creatures: seed 'a' given; a whole number from 0 on allowed"),
     ],
 )
 def test_mistakes_are_named_in_one_line(arguments: tuple, message: str):

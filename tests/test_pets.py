@@ -225,11 +225,11 @@ def test_empty_class(root):
     [
         ("test.txt", "Persian_20 1 1 1\nPersian_21\n", ["test.txt, line 2", "'Persian_21'", "2 values (name,class"]),
         ("test.txt", "Persian_20 one 1 1\n", ["test.txt: Persian_20", "'one' given, a whole number"]),
-        ("test.txt", "Persian_20 0 1 1\n", ["0 Persian, 1 Persian", "numbers from 1"]),
+        ("test.txt", "Persian_20 0 1 1\n", ["class 0 'Persian'", "numbers from 1"]),
         ("test.txt", "Persian_20 1 1 1\nPersian_20 1 1 1\n", ["test.txt", "'Persian_20'", "twice"]),
         ("test.txt", "Persian_1 1 1 1\nshiba_inu_20 2 2 1\n", ["test.txt", "'Persian_1'", "trainval.txt too"]),
-        ("test.txt", "Persian_20 2 1 1\n", ["annotations: class 2", "'shiba_inu'", "'Persian'"]),
-        ("test.txt", "beagle_20 4 1 1\n", ["1 Persian, 2 shiba_inu, 4 beagle", "without a gap"]),
+        ("test.txt", "Persian_20 2 1 1\n", ["annotations: class 2 'Persian'", "after ['Persian']", "one name each"]),
+        ("test.txt", "beagle_20 4 1 1\n", ["class 4 'beagle' found after ['shiba_inu']", "without a gap"]),
         ("heads.csv", "name,box\n", ["heads.csv", "columns name, box", "xmin"]),
         ("heads.csv", "image,xmin,ymin,xmax,ymax\nPersian_20,5,1,7\n", ["heads.csv, line 2", "5 values"]),
         (

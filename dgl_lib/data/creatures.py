@@ -1,22 +1,20 @@
 """Creatures: the study's own pictures, drawn from a seed, with whole-object and part masks.
 
-Eight classes share their bodies, legs, tails, faces, coats and surroundings and differ in ONE telling part (antlers, a
-sail, a shell, ...), in its shape and its paint. A classifier can live on that part alone, while the right answer of a
-localizer is the whole animal: the data set for the question "does the map find more than the telling part?"
+Eight classes share their bodies, legs, tails, faces, coats and surroundings. They differ in the shape and the paint of
+ONE telling part (antlers, a sail, a shell, ...). That part is enough for a classifier, but a localizer should find the
+whole animal. So the data set asks: does the map find more than the telling part?
 
 A picture is made in four steps:
 
 1. A creature is a list of polygons in its own units (body about 1000 long, facing right, y down).
 2. All polygons are turned, scaled and placed, then filled into one canvas of *inks* at twice the final size. An ink is
    ``8 * layer + shade``: the layer orders the pieces from back to front and says what they are (body, part, ...).
-3. Inks become colours through a palette, the canvas shrinks by two (soft edges), the masks fall out of the layers.
-4. Light, a little relief and a little noise.
+3. Inks become colours through a palette, the canvas shrinks by two (soft edges), and the layers give the masks.
+4. Light, a little relief and a little noise are added.
 
-Everything is integer arithmetic (also the sines, a table), so that every machine draws the same pixels whatever its
-vector width: numpy's and OpenCV's floating-point functions would not promise that. A picture takes some 5 ms.
+All arithmetic is on integers (sines come from a table), so every machine draws the same pixels, whatever its vector
+width. numpy's and OpenCV's floating-point functions do not promise that. A picture takes about 5 ms.
 """
-
-from __future__ import annotations
 
 import hashlib
 import math
@@ -45,7 +43,7 @@ OUTLINED = LAYERS * SHADES  # added to an ink: the dark twin of its colour
 PART_LAYERS = (PART_BEHIND, PART_BEFORE)
 CREATURE_LAYERS = (TAIL, PART_BEFORE)  # the first and the last
 
-# One box of quiet paints for bodies and surroundings alike, so that no colour tells an object from its background.
+# Bodies and surroundings share these quiet paints, so that no colour tells an object from its background.
 PAINTS = np.array(
     [
         (189, 133, 118), (210, 174, 127), (218, 199, 156), (140, 167, 154), (103, 128, 109), (125, 151, 169),
@@ -55,8 +53,8 @@ PAINTS = np.array(
     dtype=np.int32,
 )  # fmt: skip
 
-# The telling parts are brighter, one paint a class in the order of PARTS: with the same paints for all, a network of
-# this size sat at chance for minutes before it found the shapes.
+# The telling parts are brighter, with one paint a class, in the order of PARTS. When all had the same paints, a network
+# of this size stayed at chance for minutes before it found the shapes.
 PART_PAINTS = np.array(
     [
         (250, 232, 70), (40, 205, 222), (236, 70, 165), (250, 132, 34),
@@ -84,7 +82,7 @@ def spoke(degrees: int, radius: int) -> tuple[int, int]:
 
 
 def smooth(corners: np.ndarray, rounds: int = 3) -> np.ndarray:
-    """A closed outline with its corners cut: each edge gives way to its middle half (Chaikin 1974)."""
+    """A closed outline with its corners cut: each edge is replaced by its middle half (Chaikin 1974)."""
     for _ in range(rounds):
         after = np.concatenate([corners[1:], corners[:1]])
         corners = np.concatenate([3 * corners + after, corners + 3 * after], axis=1).reshape(-1, 2) >> 2
@@ -261,7 +259,7 @@ def creature(rng: Rng, label: int) -> tuple[list[Piece], list[Piece]]:
 
 
 def place(rng: Rng, pieces: list[Piece], markings: list[Piece]) -> tuple[list[Piece], list[Piece]]:
-    """The same in canvas coordinates (1/16 pixel): stretched, mirrored, turned, scaled to a drawn area and shifted."""
+    """Pieces and markings in canvas coordinates (1/16 pixel), after a random stretch, flip, turn, scale and shift."""
     everything = pieces + markings
     stretch = rng.integers(88, 115, 2) * (1 - 2 * int(rng.integers(2)), 1)
     corners = turn(np.concatenate([piece for _, piece in everything]) * stretch // 100, int(rng.integers(-32, 33)))
@@ -310,7 +308,7 @@ def grass(layer: int, blades: list[list[int]]) -> list[Piece]:
 
 
 def scenery(rng: Rng) -> list[Piece]:
-    """Hills, pebbles, blades of grass, and lumps shaped like a body that lost everything else."""
+    """Hills, pebbles, blades of grass, and lumps shaped like a bare body."""
     hills = scatter(rng, 1, 3, (0, 60, 40, 20), (256, 256, 120, 80))
     stones = scatter(rng, 1, 5, (0, 0, 6, 5), (256, 256, 26, 20))
     pieces = [
@@ -412,7 +410,7 @@ def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.
 
 
 class Creatures:
-    """The drawn data set; image i of a split depends on (seed, split, i) alone and is drawn when first asked for.
+    """The drawn data set. Image i of a split depends on (seed, split, i) alone and is drawn when first asked for.
 
     Args:
         split: "train" (2000 images), "val" (400) or "test" (400).
@@ -420,19 +418,19 @@ class Creatures:
         seed: 0 or more; another seed gives another data set of the same kind.
 
     Raises:
-        UserError: for an unknown split, a count outside 1..size of the split, a seed that is no integer >= 0.
+        UserError: an unknown split, a count outside 1..size of the split, a seed that is not a whole number from 0 on.
     """
 
     name = "creatures"
 
     def __init__(self, split: str, count: int | None = None, seed: int = 0):
         if split not in SPLITS:
-            raise UserError(f"creatures: split {split!r} given, allowed are {', '.join(SPLITS)}")
+            raise UserError(f"creatures: unknown split {split!r}; allowed: {', '.join(SPLITS)}")
         size = SPLITS[split] if count is None else count
         if not isinstance(size, int | np.integer) or not 1 <= size <= SPLITS[split]:
-            raise UserError(f"creatures: count {count!r} given, allowed for {split} are 1 to {SPLITS[split]}, or None")
+            raise UserError(f"creatures: count {count!r} given; 1 to {SPLITS[split]}, or None, allowed for {split}")
         if not isinstance(seed, int | np.integer) or seed < 0:
-            raise UserError(f"creatures: seed {seed!r} given, allowed are whole numbers from 0")
+            raise UserError(f"creatures: seed {seed!r} given; a whole number from 0 on allowed")
         self.split, self.seed, self.classes = split, int(seed), CLASSES
         self.names = [f"{split}-{index:04d}" for index in range(size)]
         self.labels = np.arange(size, dtype=np.int64) % len(CLASSES)
@@ -461,7 +459,7 @@ class Creatures:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over all images, masks, parts and labels; draws what has not been drawn yet."""
+        """SHA-256 of all images, masks, parts and labels; draws those that are not drawn yet."""
         digest = hashlib.sha256()
         for index in range(len(self)):
             for array in self._draw(index):

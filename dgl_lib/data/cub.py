@@ -2,15 +2,10 @@
 
 Citation: Wah, Branson, Welinder, Perona, Belongie, The Caltech-UCSD Birds-200-2011 Dataset, Technical Report
 CNS-TR-2011-001, Caltech, 2011; the masks came later, in an archive of their own. Licence: we found none stated; the
-photographs are Flickr's and belong to their authors, so use them for research and publish no pixels. Both archives are
-in CaltechDATA's records 65de6-vp158 and w9d68-gec53. The MD5 sums below are those that many public repositories quote
-(we did not download the archives to compare): ``CUB_200_2011.tgz`` (1,150,585,339 bytes), ``segmentations.tgz``
-(39,272,883 bytes).
-
-The data set marks 15 points of each bird (beak, crown, ...). Points are no region, so ``part`` stays None.
+photographs are Flickr's and belong to their authors, so use them for research and publish no pixels. Both archives
+(1,150,585,339 and 39,272,883 bytes) are in CaltechDATA. Their MD5 sums are those that many public repositories quote;
+we did not download the archives to compare. Points (beak, crown, ...) are no region, so ``part`` stays None.
 """
-
-from __future__ import annotations
 
 import shutil
 from pathlib import Path
@@ -18,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dgl_lib.data.listed import Listed, Pixels
-from dgl_lib.data.lists import Box, Size, class_names, compare, every_nth, read_box, read_named, whole_number
+from dgl_lib.data.lists import Box, Size, class_names, compare, every_nth, natural, read_box, read_named
 from dgl_lib.errors import UserError
 
 FOLDER = "CUB_200_2011"
@@ -60,7 +55,7 @@ class Cub(Listed):
             compare(rows, base / f"{name}.txt", paths, "images.txt")
         listing = base / "classes.txt"
         names = {key: name for key, [name] in read_named(listing, "class,name", None).items()}
-        self.classes = class_names(((whole_number(key, str(listing)), name) for key, name in names.items()), listing, 1)
+        self.classes = class_names(((natural(key, str(listing)), name) for key, name in names.items()), listing, 1)
         labels = {}
         for key, path in paths.items():
             [number], [train], box = (rows[key] for rows in lists.values())

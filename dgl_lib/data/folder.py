@@ -1,7 +1,5 @@
 """Any folder of photographs: one sub-folder a class, masks or boxes if there are some. Nothing is downloaded."""
 
-from __future__ import annotations
-
 import hashlib
 from itertools import pairwise
 from pathlib import Path

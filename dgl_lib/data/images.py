@@ -1,7 +1,5 @@
 """Image files to arrays, with Pillow. Whatever goes wrong becomes a UserError that names the file."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -6,16 +6,12 @@ lidchallenge.github.io/challenge.html counts 44,271 masks, links to the 23,151 f
 test part (21,120) to itself; we found no licence or checksum stated. The photographs are ILSVRC's, on its terms (see
 ``wsol``). Nothing is downloaded here.
 
-Two things are wrong in the release, and mended here:
-
-- ``list_cls.txt`` numbers the classes in another order than ILSVRC's lists. Classes are taken by the image's name.
-- Two masks, ids ending 17615 and 18903, have width and height swapped (noted by the authors of SPA2Net; the second
-  is not in ``list_cls.txt``). ILSVRC2012_val_00018903 carries an EXIF orientation, which a drawing tool obeys and a
-  plain decoder ignores. So a swapped mask is turned back as its photograph's EXIF data say; if they say nothing, rows
-  and columns change places. We do not know whether others did the same.
+Two faults of the release are mended here. ``list_cls.txt`` numbers the classes in another order than ILSVRC's lists, so
+the class is looked up by the image's name. Two masks, ids ending 17615 and 18903, have width and height swapped (noted
+by the authors of SPA2Net; the second is not in ``list_cls.txt``). ILSVRC2012_val_00018903 carries an EXIF orientation,
+which a drawing tool obeys and a plain decoder ignores. So a swapped mask is turned back as its photograph's EXIF data
+say; if they say nothing, rows and columns change places. We do not know whether others did the same.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 

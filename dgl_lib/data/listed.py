@@ -1,7 +1,5 @@
 """The base of all data sets that are made of lists and image files."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """How the data sets read lists, tables and annotation files. Errors name the file, and the line or the entry."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,12 +46,10 @@ def read_named(path: Path, columns: str, separator: str | None = ",") -> dict[st
 
 def by_name(rows: Iterable[list[str]], where: Path) -> dict[str, list[str]]:
     """First value -> other values; UserError if a first value comes twice."""
-    named: dict[str, list[str]] = {}
-    for name, *values in rows:
-        if name in named:
-            raise UserError(f"{where}: {name!r} is listed twice; once allowed")
-        named[name] = values
-    return named
+    groups = group(rows)
+    if twice := [name for name, found in groups.items() if len(found) > 1]:
+        raise UserError(f"{where}: {twice[0]!r} is listed twice; once allowed")
+    return {name: values for name, [values] in groups.items()}
 
 
 def read_table(path: Path, *columns: str) -> Iterator[list[str]]:
@@ -82,10 +78,10 @@ def read_objects(path: Path) -> list[tuple[str, Box]]:
 def read_classes(path: Path, columns: str = "id,class", separator: str | None = ",") -> dict[str, int]:
     """Name -> class number, from a list of these two columns."""
     rows = read_named(path, columns, separator)
-    return {name: whole_number(text, f"{path}: {name}") for name, [text] in rows.items()}
+    return {name: natural(text, f"{path}: {name}") for name, [text] in rows.items()}
 
 
-def whole_number(text: str, where: str) -> int:
+def natural(text: str, where: str) -> int:
     """A whole number of 0 or more."""
     if not text.isascii() or not text.isdecimal():
         raise UserError(f"{where}: {text!r} given, a whole number of 0 or more expected")
@@ -111,33 +107,37 @@ def check_box(box: Box, where: str, size: Size | None = None) -> None:
         raise UserError(f"{where}: box {x0}, {y0}, {x1}, {y1} given, 0 <= x0 <= x1 and 0 <= y0 <= y1{within} allowed")
 
 
+def group(rows: Iterable[list[str]]) -> dict[str, list[list[str]]]:
+    """First value -> the other values of each of its rows, in their order."""
+    named: dict[str, list[list[str]]] = {}
+    for name, *values in rows:
+        named.setdefault(name, []).append(values)
+    return named
+
+
 def group_boxes(rows: Iterable[list[str]], where: Path, sizes: Mapping[str, Size]) -> dict[str, list[Box]]:
     """Name -> its boxes in their order, from rows of a name and four numbers."""
-    boxes: dict[str, list[Box]] = {}
-    for name, *values in rows:
-        boxes.setdefault(name, []).append(read_box(values, f"{where}: {name}", sizes.get(name)))
-    return boxes
+    groups = group(rows).items()
+    return {name: [read_box(box, f"{where}: {name}", sizes.get(name)) for box in boxes] for name, boxes in groups}
 
 
 def compare(names: Collection[str], where: Path, known: Collection[str], source: str, *, every: bool = True) -> None:
     """UserError unless ``source`` has all ``names`` that ``where`` has and, with ``every``, the other way round."""
     if strangers := [name for name in names if name not in known]:
-        raise UserError(f"{where}: {strangers[0]!r} is not in {source} ({len(strangers)} such names)")
+        raise UserError(f"{where}: {strangers[0]!r} is not in {source} ({len(strangers)} in all)")
     if every and (missing := [name for name in known if name not in names]):
         raise UserError(f"{where}: no line for {missing[0]!r} of {source}; {len(missing)} of {len(known)} have none")
 
 
 def class_names(numbered: Iterable[tuple[int, str]], where: Path, first: int = 0) -> tuple[str, ...]:
     """The classes in the order of their numbers ``first``, ``first + 1``, ...; UserError unless they are one to one."""
-    names: dict[int, str] = {}
-    for number, name in numbered:
-        if names.setdefault(number, name) != name:
-            raise UserError(f"{where}: class {number} is {names[number]!r} and {name!r}; one name a class allowed")
-    if not names or sorted(names) != list(range(first, first + len(names))) or len(set(names.values())) < len(names):
-        found = ", ".join(f"{number} {names[number]}" for number in sorted(names)[:5]) or "none"
-        expected = f"numbers from {first} without a gap and different names expected"
-        raise UserError(f"{where}: classes {found}, ... found; {expected}")
-    return tuple(names[number] for number in sorted(names))
+    names: list[str] = []
+    for number, name in sorted(set(numbered)):
+        if number != first + len(names) or name in names:
+            found = f"class {number} {name!r} found after {names[-1:]}"
+            raise UserError(f"{where}: {found}; numbers from {first} without a gap and one name each expected")
+        names.append(name)
+    return tuple(names)
 
 
 def every_nth(labels: Mapping[str, int], n: int, *, held_out: bool) -> dict[str, int]:

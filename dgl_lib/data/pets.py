@@ -1,7 +1,5 @@
 """Oxford-IIIT Pet: photographs of cats and dogs by breed, with trimaps (Parkhi et al., Cats and Dogs, CVPR 2012)."""
 
-from __future__ import annotations
-
 import hashlib
 from functools import cached_property
 from pathlib import Path
@@ -43,12 +41,12 @@ class Pets(Listed):
         self.check()
 
     def read_lists(self) -> dict[str, int]:
-        # Not by torchvision's class: it reports a broken list or a missing file only by a traceback amid an epoch.
+        # torchvision's class would report a broken list or a missing file only by a traceback amid an epoch.
         notes = self.root / FOLDER / "annotations"
         self.folder, self.masks = self.root / FOLDER / "images", notes / "trimaps"
         trainval, test = (read_classes(notes / f"{part}.txt", "name,class,...", None) for part in ("trainval", "test"))
         if both := sorted(trainval.keys() & test.keys()):
-            raise UserError(f"{notes / 'test.txt'}: {both[0]!r} is in trainval.txt too ({len(both)} such names)")
+            raise UserError(f"{notes / 'test.txt'}: {both[0]!r} is in trainval.txt too ({len(both)} in all)")
         breeds = ((number, name.rsplit("_", 1)[0]) for name, number in (trainval | test).items())
         self.classes = class_names(breeds, notes, first=1)
         chosen = test if self.split == "test" else every_nth(trainval, 5, held_out=self.split == "val")

@@ -1,7 +1,5 @@
 """One record type for every data set, parts of a data set, shuffled labels, and what cannot be read."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable
@@ -41,16 +39,12 @@ class Record:
 class Dataset(Protocol):
     """What training and evaluation ask of a data set. Training uses ``image`` and ``labels`` only, never a mask."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def names(self) -> list[str]: ...
-    @property
-    def labels(self) -> np.ndarray: ...  # (n,) int64
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    names: list[str]
+    labels: np.ndarray  # (n,) int64
+
     @property
     def digest(self) -> str: ...  # SHA-256 of images and annotations
     def __len__(self) -> int: ...
@@ -66,6 +60,7 @@ class Subset:
         self.name, self.split, self.classes = dataset.name, dataset.split, dataset.classes
         self.names = [dataset.names[i] for i in self.indices]
         self.labels = dataset.labels[self.indices]
+        self._changed = self.names
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -78,8 +73,8 @@ class Subset:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the whole set's digest and the chosen names."""
-        return _digest(self.dataset, self.names)
+        """SHA-256 of the whole set's digest and the chosen names or, if they are shuffled, the labels."""
+        return hashlib.sha256("\n".join([self.dataset.digest, *self._changed]).encode()).hexdigest()
 
 
 class Shuffled(Subset):
@@ -92,15 +87,7 @@ class Shuffled(Subset):
         super().__init__(dataset, range(len(dataset)))
         self.seed = seed
         self.labels = np.random.default_rng(seed).permutation(dataset.labels)
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the whole set's digest and the labels."""
-        return _digest(self.dataset, map(str, self.labels))
-
-
-def _digest(dataset: Dataset, changed: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join([dataset.digest, *changed]).encode()).hexdigest()
+        self._changed = [str(label) for label in self.labels]
 
 
 def first_per_class(dataset: Dataset, count: int) -> Dataset:
@@ -122,21 +109,14 @@ def first_per_class(dataset: Dataset, count: int) -> Dataset:
 
 
 def need_readable(dataset: Dataset, *, progress: bool = False) -> None:
-    """Decode the photographs of a train split, the whole records of another; UserError if any cannot be read.
-
-    The error counts the images that cannot be read and quotes the first error.
-    """
+    """Decode a train split's photographs, another's whole records; UserError counts those that cannot be read."""
     _, problem = _decode(dataset, progress, "")
     if problem:
         raise UserError(problem)
 
 
 def skip_unreadable(dataset: Dataset, *, progress: bool = False) -> Dataset:
-    """``dataset`` without the images that ``need_readable`` would refuse; a warning counts them and quotes the first.
-
-    Raises:
-        UserError: no image can be read.
-    """
+    """``dataset`` without the images that cannot be read, with a warning that counts them; UserError if none can."""
     readable, problem = _decode(dataset, progress, " and are left out")
     if not problem:
         return dataset
@@ -156,5 +136,5 @@ def _decode(dataset: Dataset, progress: bool, and_then: str) -> tuple[list[int],
             readable.append(index)
         except UserError as error:
             errors.append(error)
-    count = f"{len(errors)} of {len(dataset)} images cannot be read{and_then}"
-    return readable, f"{what}: {count}; the first: {errors[0]}" if errors else ""
+    count = f"{what}: {len(errors)} of {len(dataset)} images cannot be read{and_then}"
+    return readable, f"{count}; the first: {errors[0]}" if errors else ""

@@ -5,14 +5,12 @@ Retrospective, IJCV 2015. Licence: the photographs are Flickr's, under its terms
 host.robots.ox.ac.uk/pascal/VOC/voc2012, under "Database Rights"); we found none stated for the annotations.
 torchvision downloads ``VOCtrainval_11-May-2012.tar`` (2 GB) and checks its MD5, 6cd6e144f989b92b3379bac3b3de84fd.
 
-**What a single-label network shows here.** DGL's classifiers end in a softmax and learn one label an image, but a VOC
-photograph often shows several classes. It stands in a split once for each of its k classes, each time with another
-label. In training these labels contradict each other, and the best answer gives each class 1/k; top-1 is right for at
-most one of the k. Read the ground-truth-known scores: asked for one class, does the map leave the other objects alone?
-They count as background.
+**What a single-label network shows here.** DGL's classifiers learn one label an image (softmax), but a VOC photograph
+often shows several classes. It stands in a split once for each of its k classes, each time with another label. These
+labels contradict each other in training: the best answer gives each class 1/k, and top-1 is right for at most one of
+the k. Read the ground-truth-known scores: asked for one class, does the map leave the other objects (here background)
+alone?
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 
@@ -44,7 +42,7 @@ class Voc(Listed):
     """
 
     name = "voc"
-    classes = CLASSES
+    classes: tuple[str, ...] = CLASSES
     allowed = (*range(len(CLASSES) + 1), BORDER)
 
     def read_lists(self) -> dict[str, int]:

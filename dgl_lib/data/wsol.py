@@ -4,7 +4,8 @@ Citation: Choe, Oh, Lee, Chun, Akata, Shim, Evaluating Weakly Supervised Object 
 lists and code: github.com/clovaai/wsolevaluation, ``metadata/`` there (MIT licence). The images come from elsewhere and
 keep their own terms: ILSVRC (Russakovsky et al., IJCV 2015; non-commercial research, on registration at image-net.org),
 ImageNetV2 (Recht et al., ICML 2019), CUB-200-2011 (see ``cub``), CUBv2 (Flickr, CC-BY), OpenImages (Benenson et al.,
-CVPR 2019; images CC-BY 2.0, annotations CC-BY 4.0). Nothing is downloaded here.
+CVPR 2019; images CC-BY 2.0, annotations CC-BY 4.0). Nothing is downloaded here. Roles (wsolevaluation calls them
+train-weaksup, train-fullsup and test):
 
 ==============  ====================  ================================  =============================
 name            train                 val: everything is chosen on it   test: for reporting, once
@@ -13,11 +14,7 @@ name            train                 val: everything is chosen on it   test: fo
 ``ilsvrc``      1,281,167             10,000 (ImageNetV2), 18,532 boxes 50,000 (its val), 80,477 boxes
 ``openimages``  29,819                2,500 with masks                  5,000 with masks
 ==============  ====================  ================================  =============================
-
-wsolevaluation calls the three train-weaksup, train-fullsup and test.
 """
-
-from __future__ import annotations
 
 import os
 from pathlib import Path
@@ -25,17 +22,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dgl_lib.data.listed import Listed, Pixels, Root
-from dgl_lib.data.lists import (
-    Size,
-    class_names,
-    compare,
-    group_boxes,
-    read_classes,
-    read_named,
-    read_rows,
-    whole_number,
-)
+from dgl_lib.data.listed import Listed, Pixels, Root, Size
+from dgl_lib.data.lists import class_names, compare, group, group_boxes, natural, read_classes, read_named, read_rows
 from dgl_lib.errors import UserError
 
 FOLDERS = {"cub_wsol": "CUB", "ilsvrc": "ILSVRC", "openimages": "OpenImages"}  # name -> folder of lists and of images
@@ -47,16 +35,14 @@ class Wsol(Listed):
         METADATA/FOLDER/SPLIT/image_ids.txt     ID, a path below the folder of images
         METADATA/FOLDER/SPLIT/class_labels.txt  ID,CLASS, from 0
         METADATA/FOLDER/SPLIT/image_sizes.txt   ID,WIDTH,HEIGHT; may be empty
-        METADATA/FOLDER/SPLIT/localization.txt  ID,x0,y0,x1,y1: a line for each box, pixels from 0
-                                                OpenImages: ID,MASK,IGNORE: a line for each object, paths as ID's
-                                                (the ignore mask in the first line of an image only); for train it may
-                                                be empty or missing
+        METADATA/FOLDER/SPLIT/localization.txt  ID,x0,y0,x1,y1: a line for each box, pixels from 0; OpenImages:
+                                                ID,MASK,IGNORE: a line for each object, paths as ID's (the ignore mask
+                                                in an image's first line only); train: may be empty or missing
         ROOT/FOLDER/ID                          photographs, and OpenImages' masks
 
-    METADATA is $DGL_WSOL_METADATA, else ``ROOT/metadata``. Records are named by their ID. CUB and ILSVRC have all boxes
-    of an image and no mask. An OpenImages mask unites the objects of an image, its ignore mask leaves the objects out,
-    and its one box goes around them; a mask file of another size than its photograph is brought to it by nearest
-    neighbour.
+    METADATA is $DGL_WSOL_METADATA, else ``ROOT/metadata``. CUB and ILSVRC have all boxes of an image and no mask. An
+    OpenImages mask unites the objects of an image, its ignore mask leaves the objects out, and its one box goes around
+    them; a mask file of another size than its photograph is brought to that size by nearest neighbour.
 
     Classes: ILSVRC's names are torchvision's for its ImageNet weights (same order), the others' the folders in the IDs.
     """
@@ -69,12 +55,11 @@ class Wsol(Listed):
         self.folder = self.root / FOLDERS[self.name]
         lists = metadata(self.root, FOLDERS[self.name], self.split)
         labels, self.sizes = read_labels(lists), read_sizes(lists)
-        self.objects: dict[str, list[str]] = {}  # name -> mask files
-        self.ignore: dict[str, str] = {}  # name -> mask file
+        self.objects: dict[str, list[list[str]]] = {}
         path = lists / "localization.txt"
         if path.is_file():
             if self.name == "openimages":
-                self.objects, self.ignore = read_masks(path)
+                self.objects = read_masks(path)
             else:
                 self.boxes = group_boxes(read_rows(path, "id,x0,y0,x1,y1"), path, self.sizes)
         compare(self.boxes or self.objects, path, labels, "image_ids.txt", every=self.split != "train")
@@ -86,9 +71,8 @@ class Wsol(Listed):
         return labels
 
     def annotations(self, index: int) -> list[Path]:
-        name = self.names[index]
-        files = [*self.objects.get(name, []), self.ignore.get(name)]
-        return [self.folder / file for file in files if file]
+        files = zip(*self.objects.get(self.names[index], []), strict=True)  # all masks, all ignore masks
+        return [self.folder / file for kind in files for file in kind if file]
 
     def fits(self, index: int, size: Size, mask: Size) -> bool:
         return True  # OpenImages keeps masks at a resolution of their own
@@ -97,13 +81,13 @@ class Wsol(Listed):
         if not values:
             return {}
         shown = [cv2.resize(each, size[::-1], interpolation=cv2.INTER_NEAREST) > 0 for each in values]
-        ignore = shown.pop() if self.names[index] in self.ignore else None
-        mask = np.logical_or.reduce(shown)
-        return {"mask": mask, "ignore": None if ignore is None else ignore & ~mask}
+        count = len(self.objects[self.names[index]])
+        mask = np.logical_or.reduce(shown[:count])
+        return {"mask": mask, "ignore": shown[count] & ~mask if len(shown) > count else None}
 
 
 def metadata(root: Path, *names: str) -> Path:
-    """A folder of lists, in $DGL_WSOL_METADATA or else in ``metadata`` in the data's folder; UserError if missing."""
+    """A folder of lists, in $DGL_WSOL_METADATA or else in ``root/metadata``."""
     folder = Path(os.environ.get("DGL_WSOL_METADATA") or root / "metadata", *names)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of lists; DGL_WSOL_METADATA names the one above {'/'.join(names)}")
@@ -112,12 +96,10 @@ def metadata(root: Path, *names: str) -> Path:
 
 def read_labels(lists: Path) -> dict[str, int]:
     """ID -> class, in the order of ``image_ids.txt``; both lists must hold the same images."""
-    path = lists / "class_labels.txt"
-    labels = read_classes(path)
-    names = read_named(lists / "image_ids.txt", "id")
+    labels, names = read_classes(lists / "class_labels.txt"), read_named(lists / "image_ids.txt", "id")
     if not names:
         raise UserError(f"{lists / 'image_ids.txt'}: no image in it, at least one expected")
-    compare(labels, path, names, "image_ids.txt")
+    compare(labels, lists / "class_labels.txt", names, "image_ids.txt")
     return {name: labels[name] for name in names}
 
 
@@ -126,21 +108,16 @@ def read_sizes(lists: Path) -> dict[str, Size]:
     path = lists / "image_sizes.txt"
     sizes = {}
     for name, [width, height] in read_named(path, "id,width,height").items() if path.is_file() else ():
-        sizes[name] = whole_number(height, f"{path}: {name}"), whole_number(width, f"{path}: {name}")
+        sizes[name] = natural(height, f"{path}: {name}"), natural(width, f"{path}: {name}")
     return sizes
 
 
-def read_masks(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """ID -> mask files of its objects, and ID -> its ignore mask's file if it has one."""
-    masks: dict[str, list[str]] = {}
-    ignore: dict[str, str] = {}
-    for name, mask, left_out in read_rows(path, "id,mask,ignore"):
-        if left_out and name in masks:
-            raise UserError(f"{path}: {name!r} has an ignore mask after its first line; in the first line only allowed")
-        masks.setdefault(name, []).append(mask)
-        if left_out:
-            ignore[name] = left_out
-    return masks, ignore
+def read_masks(path: Path) -> dict[str, list[list[str]]]:
+    """ID -> mask file and ignore mask's file, or "", of each object."""
+    objects = group(read_rows(path, "id,mask,ignore"))
+    if late := [name for name, files in objects.items() if any(ignore for _, ignore in files[1:])]:
+        raise UserError(f"{path}: {late[0]!r} has an ignore mask after its first line; in the first line only allowed")
+    return objects
 
 
 def imagenet_names(count: int, lists: Path) -> tuple[str, ...]:
