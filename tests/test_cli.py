@@ -194,9 +194,10 @@ def test_results_that_are_not_there(results: Path) -> None:
     status, _, err = dgl("results", "mine", "--table", "nope")
     assert status == 2 and err.count("\n") == 1 and "03_scores" in err and "05_page/effects" in err
     status, _, err = dgl("results", "other")
-    assert status == 2 and "profiles: mine" in err
+    assert status == 2 and "profiles allowed: mine" in err
     (results / "04_scores.csv").write_text("n\n1\n")
-    assert dgl("results", "mine", "--table", "scores")[0] == 2
+    status, _, err = dgl("results", "mine", "--table", "scores")
+    assert status == 2 and "one of 03_scores, 04_scores allowed" in err
     with pytest.raises(UserError, match="markdown, latex"):
         export.render({}, "pdf")
 

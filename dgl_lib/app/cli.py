@@ -288,9 +288,9 @@ def readme(check: bool) -> None:
     update_readme(check=check)
 
 
-@commands.command(epilog=_examples("dgl results", "dgl results creatures --table scores --format latex"))
+@commands.command(epilog=_examples("dgl results", "dgl results creatures --table 03_scores --format latex"))
 @click.argument("profiles", nargs=-1)
-@click.option("--table", help="claims, scores, ... An unknown name lists them. Default: claims.")
+@click.option("--table", help="claims, 03_scores, ... An unknown name lists them. Default: claims.")
 @click.option("--format", "form", default="markdown", type=click.Choice(["markdown", "latex", "csv", "json"]))
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 def results(profiles: tuple[str, ...], table: str | None, form: str) -> None:

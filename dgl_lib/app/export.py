@@ -31,7 +31,7 @@ def tables_of(profile: str) -> dict[str, Path]:
         if files := sorted(folder.glob("*.csv")) + sorted(folder.glob("*/*.csv")):
             return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
     there = ", ".join(profiles()) or "none"
-    raise UserError(f"no results of a profile and no folder of tables is named {profile!r}; profiles: {there}")
+    raise UserError(f"results: {profile!r} given, a folder with tables or one of these profiles allowed: {there}")
 
 
 def read(profile: str, name: str | None = None) -> pd.DataFrame:
@@ -46,7 +46,7 @@ def read(profile: str, name: str | None = None) -> pd.DataFrame:
     short = re.compile(rf"(.*/)?(\d+_)?{re.escape(name)}")
     found = [name] if name in tables else [key for key in tables if short.fullmatch(key)]
     if len(found) != 1:
-        raise UserError(f"table {name!r} is not in results of {profile!r}; allowed: {', '.join(tables)}")
+        raise UserError(f"table: {name!r} of {profile!r} given, one of {', '.join(found or tables)} allowed")
     return pd.read_csv(tables[found[0]], keep_default_na=False, na_values=["", "nan"], dtype={"scales": str})
 
 
