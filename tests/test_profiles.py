@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 import sets
 
-from dgl_lib import assess, claims, evaluation, networks, notebooks, paths, study
+from dgl_lib import claims, evaluation, notebooks, paths, study
+from dgl_lib.app import assess, networks
 from dgl_lib.errors import UserError
 from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.models import LAYER, LAYERS
@@ -90,8 +91,8 @@ def evaluated(profile: str, checkpoint: Path, project: Path) -> dict[str, pd.Dat
     """The tables of `dgl evaluate PROFILE --checkpoint ...`."""
     network = networks.open_network(checkpoint)
     assert network.size == 36
-    what = assess.What(profile, layers=("add1",), methods=("dgl",), limit=1, device="cpu")
-    tables = assess.evaluate(network, what, project / "evaluated")
+    how = {"layers": ("add1",), "methods": ("dgl",), "limit": 1, "device": "cpu"}
+    tables = assess.evaluate(network, profile, project / "evaluated", **how)
     assert all(np.isfinite(table.select_dtypes("number").iloc[:, :4]).all(axis=None) for table in tables.values())
     return tables
 
