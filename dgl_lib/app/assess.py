@@ -116,7 +116,7 @@ def evaluate(
 def _possible(
     network: Network, size: int, layers: Sequence[str], methods: Sequence[str], alpha: float, rule: str
 ) -> Sequence[str]:
-    """The methods asked for, or all that exist on the layers. They are tried on a black image, so that errors come early."""
+    """The methods asked for, or all that exist on the layers. A black image tries them out, before long work."""
     image = preprocess(network.model, [np.zeros((64, 64, 3), np.uint8)], size)
     cam = gradients(network.model, image, None, layers, needs=("w_c",)).heads  # the layers on which CAM exists
     methods = methods or [name for name in METHODS if cam or name != "cam"]
