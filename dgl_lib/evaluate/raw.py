@@ -1,9 +1,10 @@
-"""Raw maps of a data set. The network runs here, once; its maps are kept on disk in parts that survive a kill."""
+"""Raw maps of a data set. The network runs here, once. Its maps are kept on disk in parts that survive a kill."""
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,9 +31,9 @@ PART = 16
 
 @dataclass(frozen=True)
 class Maps:
-    """Raw maps of a data set at one scale: ``maps[method, layer]`` (N, h, w) float32.
+    """Raw maps of a data set at one scale: ``maps[method, layer]`` is (N, h, w) float32.
 
-    ``logits`` (N, C) and ``classes`` (N,), the localized ones, are those of the same pass.
+    ``logits`` (N, C) and the localized ``classes`` (N,) are those of the same pass.
     """
 
     maps: dict[tuple[str, str], np.ndarray]
@@ -40,13 +41,12 @@ class Maps:
     classes: np.ndarray
 
     def only(self, pairs: Iterable[tuple[str, str]]) -> Maps:
-        """The maps of these (method, layer) pairs in this order, without the pairs that have none (CAM has few)."""
+        """The maps of these (method, layer) pairs in this order. Pairs without maps are left out (CAM has few)."""
         return Maps({pair: self.maps[pair] for pair in pairs if pair in self.maps}, self.logits, self.classes)
 
     def at(self, indices: Sequence[int]) -> Maps:
         """The maps of these images."""
-        maps = {pair: m[indices] for pair, m in self.maps.items()}
-        return Maps(maps, self.logits[indices], self.classes[indices])
+        return Maps({pair: m[indices] for pair, m in self.maps.items()}, self.logits[indices], self.classes[indices])
 
 
 def raw_maps(
@@ -69,77 +69,71 @@ def raw_maps(
     """The raw maps of every image. The network runs only for parts that ``folder`` does not hold yet.
 
     Args:
-        size, scale: the input's side is round(size * scale) pixels; photographs are squashed to it.
+        size, scale: photographs are squashed to round(size * scale) pixels a side, at least 32 of them.
         flip: feed the mirrored photographs, and turn their maps back.
         given: localize the image's label (ground-truth known), else the class predicted in the same pass.
-        classes: localize these, one an image, whatever its label.
+        classes: localize these instead, one an image.
         folder: where parts are kept, below a name made of all that determines them. None keeps nothing.
     """
     side = round(size * scale)
     if side < 32:
         raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
-    what: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "side": side, "flip": flip}
-    what |= {"given": given}
+    facts: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "side": side, "flip": flip}
+    facts |= {"given": given, "alpha": alpha, "rule": rule}
     if classes is not None:
         if len(classes) != len(dataset):
             raise UserError(f"classes: {len(classes)} given for {len(dataset)} images, one an image needed")
-        what |= {"given": True, "classes": [int(c) for c in classes]}
+        facts |= {"given": True, "classes": [int(c) for c in classes]}
     parts = None
-    if folder is not None:
-        network = {"model": digest(model), "mean, std, count_include_pad": beside_weights(model)}
-        parts = parts_folder(folder, "maps", {**what, **network, "alpha": alpha, "rule": rule, "data": dataset.digest})
+    if folder is not None:  # digests take a while
+        facts |= {"model": digest(model), "mean, std, count_include_pad": beside_weights(model), "data": dataset.digest}
+        parts = parts_folder(folder, "maps", facts)
+    wanted = np.asarray(facts.get("classes", dataset.labels))
     model.to(pick_device(device))
 
-    def localized(indices: range) -> dict[str, np.ndarray]:
+    def part(indices: range) -> dict[str, np.ndarray]:
+        found = defaultdict(list)
         # Two at a time: sixteen large inputs on every layer at once would not fit a small machine's memory.
-        two = [_localize(model, dataset, indices[i : i + 2], what, alpha, rule) for i in range(0, len(indices), 2)]
-        return {key: np.concatenate([one[key] for one in two]) for key in two[0]}
+        for two in (indices[i : i + 2] for i in range(0, len(indices), 2)):
+            images = preprocess(model, [dataset.image(i) for i in two], side)  # (2, 3, side, side)
+            asked = torch.from_numpy(wanted[list(two)]) if facts["given"] else None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that CAM exists on one layer only is said where the table is read
+                images = images.flip(-1) if flip else images
+                out = localize(model, images, asked, layers, methods, alpha=alpha, rule=rule)
+            found["logits"].append(out.logits.cpu().numpy())
+            found["classes"].append(out.classes.cpu().numpy())
+            for method, by_layer in out.maps.items():
+                for layer, m in by_layer.items():
+                    found[f"{method}|{layer}"].append((m.flip(-1) if flip else m).cpu().numpy())  # (2, h, w)
+        return {key: np.concatenate(pieces) for key, pieces in found.items()}
 
-    whole = in_parts(len(dataset), localized, parts, f"{dataset.name} {dataset.split}, {side} px", progress)
+    whole = in_parts(len(dataset), part, parts, f"{dataset.name} {dataset.split}, {side} px", progress)
     model.cpu()
-    maps = {(key.split("|")[0], key.split("|")[1]): value for key, value in whole.items() if "|" in key}
-    return Maps(maps, whole["logits"], whole["classes"])
+    logits, predicted = whole.pop("logits"), whole.pop("classes")
+    maps = {(method, layer): m for key, m in whole.items() for method, layer in [key.split("|")]}
+    return Maps(maps, logits, predicted)
 
 
 def every_map(model: Classifier, dataset: Dataset, **options: Any) -> Maps:
     """Raw maps of every method and control on every layer of the network's table; ``options`` as for ``raw_maps``."""
-    layers = [layer.name for layer in model.layers]
-    return raw_maps(model, dataset, layers=layers, methods=[*METHODS, *CONTROLS], **options)
+    return raw_maps(model, dataset, layers=[at.name for at in model.layers], methods=[*METHODS, *CONTROLS], **options)
 
 
 def maps_of_scales(
     model: Classifier, dataset: Dataset, *, layer: str, methods: Sequence[str], scales: Sequence[float], **options: Any
 ) -> dict[float, Maps]:
-    """Raw maps by scale, 1.0 always among them, of ``methods`` and both branches on ``layer`` and on CAM's layer."""
+    """Raw maps by scale (1.0 comes along) of ``methods``, DGL and both branches, on ``layer`` and on CAM's layer."""
     methods = list(dict.fromkeys([*methods, "dgl", "enhanced_map", "pixel_selection"]))
-    layers = list(dict.fromkeys([layer, model.layers[-1].name]))  # CAM exists on the last
-    pairs = [(method, at) for method in methods for at in layers]
-    found = {1.0: every_map(model, dataset, **options).only(pairs)}
+    layers = list(dict.fromkeys([layer, model.layers[-1].name]))  # CAM exists on the last one
+    found = {1.0: every_map(model, dataset, **options).only((method, at) for method in methods for at in layers)}
     for scale in sorted({float(s) for s in scales} - {1.0}):
         found[scale] = raw_maps(model, dataset, layers=layers, methods=methods, scale=scale, **options)
     return dict(sorted(found.items()))
 
 
-def _localize(
-    model: nn.Module, dataset: Dataset, indices: Sequence[int], what: dict, alpha: float, rule: str
-) -> dict[str, np.ndarray]:
-    """One batch's arrays: ``logits``, ``classes`` and a map array under ``method|layer``."""
-    images = preprocess(model, [dataset.image(i) for i in indices], what["side"])
-    images = images.flip(-1) if what["flip"] else images
-    wanted = np.asarray(what.get("classes", dataset.labels))[list(indices)]
-    classes = torch.from_numpy(wanted) if what["given"] else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that CAM exists on one layer only is said where the table is read
-        out = localize(model, images, classes, what["layers"], what["methods"], alpha=alpha, rule=rule)
-    arrays = {"logits": out.logits.cpu().numpy(), "classes": out.classes.cpu().numpy()}
-    for method, by_layer in out.maps.items():
-        for layer, m in by_layer.items():
-            arrays[f"{method}|{layer}"] = (m.flip(-1) if what["flip"] else m).cpu().numpy()
-    return arrays
-
-
 def beside_weights(model: nn.Module) -> list[Any]:
-    """What else of a model shapes a map: its normalisation and its pooling rule."""
+    """What shapes a model's maps beside its weights: its input normalisation and its pooling rule."""
     return [getattr(model, name, None) for name in ("mean", "std", "count_include_pad")]
 
 
@@ -154,7 +148,7 @@ def parts_folder(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Pat
 def in_parts(
     count: int, make: Callable[[range], dict[str, np.ndarray]], folder: Path | None, what: str, progress: bool
 ) -> dict[str, np.ndarray]:
-    """``make`` of all images, ``PART`` at a time and joined along axis 0. What ``folder`` holds is not made again."""
+    """``make`` for all images, ``PART`` at a time, joined along axis 0. What ``folder`` holds is not made again."""
     pieces = []
     for start in tqdm(range(0, count, PART), desc=what, unit="part", disable=not progress):
         part = partial(make, range(start, min(start + PART, count)))

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dgl_lib import evaluation, metrics
+from dgl_lib import metrics
 from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
-from dgl_lib.evaluate.scores import Maps, Scores, choose, fusions, gain, raw_maps, report, score
+from dgl_lib.evaluate import Maps, Scores, choose, fusions, gain, raw, raw_maps, report, score
 from dgl_lib.localize import localize
 from dgl_lib.models import SPGPlain, preprocess, spg_plain
 
@@ -70,10 +70,9 @@ def test_raw_maps_are_those_of_localize(model: SPGPlain) -> None:
     assert set(got.maps) == {("dgl", "Mixed_6e"), ("dgl", "add1"), ("cam", "add1")}  # CAM where it exists
     assert np.array_equal(got.classes, data.labels) and got.logits.shape == (3, 3)
     for i in range(3):
-        one = localize(model, preprocess(model, [data.image(i)], 32), [i], ["Mixed_6e"], ["dgl"]).maps["dgl"][
-            "Mixed_6e"
-        ]
-        np.testing.assert_allclose(got.maps["dgl", "Mixed_6e"][i], one[0], rtol=1e-3, atol=1e-6)
+        one = localize(model, preprocess(model, [data.image(i)], 32), [i], ["Mixed_6e"], ["dgl"])
+        expected = one.maps["dgl"]["Mixed_6e"][0]
+        np.testing.assert_allclose(got.maps["dgl", "Mixed_6e"][i], expected, rtol=1e-3, atol=1e-6)
     assert np.array_equal(raw_maps(model, data, given=False, **WHAT).classes, got.logits.argmax(1))
     assert raw_maps(model, data, scale=1.5, **WHAT).maps["dgl", "add1"].shape == (3, 6, 6)  # 48 px
     with pytest.raises(UserError, match=r"input side: 16 px \(size 32 x scale 0\.5\) given, at least 32 needed"):
@@ -89,7 +88,7 @@ def test_flipped_maps_are_turned_back(model: SPGPlain) -> None:
 
 
 def test_a_killed_run_computes_only_what_is_missing(model: SPGPlain, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(evaluation, "PART", 2)
+    monkeypatch.setattr(raw, "PART", 2)
     data, seen = Toy(7), []
     expected = raw_maps(model, data, **WHAT)
 
@@ -99,7 +98,7 @@ def test_a_killed_run_computes_only_what_is_missing(model: SPGPlain, tmp_path: P
         seen.append(len(images))
         return localize(model_, images, *rest, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(evaluation, "localize", watched)
+    monkeypatch.setattr(raw, "localize", watched)
     dies_at = 2
     with pytest.raises(KeyboardInterrupt):
         raw_maps(model, data, folder=tmp_path, **WHAT)
@@ -152,7 +151,7 @@ def test_the_key_sees_all_that_determines_a_map(model: SPGPlain, tmp_path: Path,
         run()
         patch.setattr(model, "count_include_pad", False)
         run()
-        patch.setattr(evaluation, "FORMAT", evaluation.FORMAT + 1)
+        patch.setattr(raw, "FORMAT", raw.FORMAT + 1)
         run()
     assert folders() == last + 4
     with torch.no_grad():
@@ -260,7 +259,7 @@ class Watched(Toy):
 
 @pytest.mark.filterwarnings("ignore:.*1 images without an object left out")
 def test_a_killed_scoring_computes_only_what_is_missing(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(evaluation, "PART", 2)
+    monkeypatch.setattr(raw, "PART", 2)
     maps = {1.0: toy_maps(4, count=7), 2.0: toy_maps(7, count=7)}
     expected = score(Watched(), maps, SETTINGS)
     assert expected.names == ["0", "1", "3", "4", "5", "6"] and expected.hist.shape == (8, 6, 4, 256)
