@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dgl_lib import pulling
-from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
-from dgl_lib.localize import dual_gradients, enhance, gradients, n
+from dgl_lib.localize import dgl, dual_gradients, enhance, gradients, n
 from dgl_lib.models import digest, spg_plain
-from dgl_lib.plots import features
 
 CLASSES = ("cat", "dog", "owl", "yak")
 
@@ -175,7 +172,7 @@ def test_plane_on_a_linear_head(linear: Linear, images: Tensor):
     logits = linear(images[:1]).detach()[0].numpy()
     assert found.logits.shape == (2, 3, len(CLASSES))
     np.testing.assert_allclose(found.logits[0, 1], logits, atol=1e-5)
-    assert found.runner_up == int(np.where(np.arange(4) == c, -np.inf, logits).argmax())
+    runner_up = int(np.where(np.arange(4) == c, -np.inf, logits).argmax())
     along = (found.logits[0, 2] - found.logits[0, 1]) / (a[2] - a[1])
     across = (found.logits[1, 1] - found.logits[0, 1]) / b[1]
     np.testing.assert_allclose(found.logits[1, 0], logits + a[0] * along + b[1] * across, atol=1e-4)
@@ -183,7 +180,7 @@ def test_plane_on_a_linear_head(linear: Linear, images: Tensor):
     scale = float(images[:1].norm()) / 32  # a direction of norm 1, the same at all 32 x 32 positions, is 1/32 there
     e_1, e_2 = (np.linalg.lstsq(W, slope / scale, rcond=None)[0] for slope in (along, across))
     np.testing.assert_allclose([e_1 @ e_1, e_2 @ e_2, e_1 @ e_2], [1, 1, 0], atol=1e-4)
-    assert e_2 @ W[found.runner_up] > 0
+    assert e_2 @ W[runner_up] > 0
     np.testing.assert_array_equal(found.region == c, found.margin > 0)
 
 
@@ -212,16 +209,32 @@ def test_one_minus_p_c_does_not_cancel():
     assert float(pulling.rest_of(logits, c)) == pytest.approx(2 * math.exp(-40))
 
 
-def test_compared_holds_to_theory_and_to_the_library(network: nn.Module, images: Tensor):
-    found = pulling.compare(network, images, LABELS, "Mixed_6e", [1, 10], alpha=10)
-    p = network(images).softmax(1).detach()[range(3), LABELS].numpy()
-    np.testing.assert_allclose(1 - found.rest, p, atol=1e-5)
-    assert np.all(found.sine <= found.bound * 1.001 + 1e-5)
-    np.testing.assert_allclose(found.sine**2 + found.released**2, 1, atol=1e-6)
-    for j, rule in enumerate(("autograd", "released")):
-        maps = dual_gradients(network, images, LABELS, ["Mixed_6e"], rule=rule)["Mixed_6e"].numpy()
-        np.testing.assert_allclose(found.maps[:, j], maps, rtol=1e-2, atol=1e-3 * np.abs(maps).max())
-    assert np.all(found.rules < 1 - 1e-6)
+def angle_and_bound(model: nn.Module, image: Tensor, c: int, layer: str, alpha: float = 10) -> tuple[float, ...]:
+    """sin(-G_J, G_c), its bound (1 - p_c) / (alpha - p_c) ||R|| / ||G_c|| with R = G_1 + G_c, and that factor."""
+    found = gradients(model, image, [c], [layer], alpha=alpha)
+    _, G_c, G_J = found[layer]
+    G_1 = gradients(model, image, [c], [layer], rule="autograd", needs=("G_J",))[layer].G_J
+    rest = float(pulling.rest_of(found.logits.double(), found.classes))
+    factor = rest / (alpha - 1 + rest)
+    assert pulling.sine(-G_J, G_c) ** 2 + pulling.cosine(-G_J, G_c) ** 2 == pytest.approx(1, abs=1e-6)
+    assert pulling.cosine(G_J, G_1) < 1 - 1e-6  # the two rules' directions differ
+    return pulling.sine(-G_J, G_c), factor * pulling.norm(G_1 + G_c) / pulling.norm(G_c), factor
+
+
+def test_the_angle_between_the_gradients_lies_within_its_bound(network: nn.Module, images: Tensor):
+    for image, c in zip(images, LABELS, strict=True):
+        angle, bound, _ = angle_and_bound(network, image[None], c, "Mixed_6e")
+        assert 0 < angle <= bound * 1.001 + 1e-5
+
+
+@pytest.mark.parametrize(("alpha", "rule"), [(1, "autograd"), (10, "released")])
+def test_maps_of_any_alpha_from_two_gradients_are_the_librarys(network, images: Tensor, alpha: float, rule: str):
+    found = gradients(network, images, LABELS, ["Mixed_6e"], alpha=3)
+    S, G_c, _ = found["Mixed_6e"]
+    G_1 = gradients(network, images, LABELS, ["Mixed_6e"], rule="autograd")["Mixed_6e"].G_J
+    maps = dgl(S, G_c, pulling.loss_gradient(G_c, G_1, pulling.rest_of(found.logits, found.classes), alpha))
+    library = dual_gradients(network, images, LABELS, ["Mixed_6e"], alpha=alpha, rule=rule)["Mixed_6e"]
+    torch.testing.assert_close(maps, library, rtol=1e-2, atol=1e-3 * float(library.abs().max()))
 
 
 def test_with_confidence_the_two_gradients_become_one_in_the_order_of_theory(linear: Linear, images: Tensor):
@@ -231,11 +244,19 @@ def test_with_confidence_the_two_gradients_become_one_in_the_order_of_theory(lin
         model = Linear()
         model.load_state_dict({k: v.double() for k, v in linear.state_dict().items()})
         model.double().fc.bias.data[1] += confident
-        found = pulling.compare(model, images[:1].double(), [1], "features", [10])
-        ratios.append(found.sine[0] / (found.rest[0] / (9 + found.rest[0])))
-    assert found.rest[0] < 1e-4
+        angle, _, x = angle_and_bound(model, images[:1].double(), 1, "features")
+        ratios.append(angle / x)
+    assert x < 1e-5
     assert ratios[1] == pytest.approx(ratios[0], rel=0.01)
     assert ratios[2] == pytest.approx(ratios[1], rel=0.001)
+
+
+def test_a_norm_a_cosine_and_a_sine_by_hand():
+    X, Y = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]])
+    assert (pulling.norm(X), pulling.cosine(X, Y), pulling.sine(X, Y)) == (5, pytest.approx(0.8), pytest.approx(0.6))
+    assert pulling.cosine(X, 0 * X) == 0
+    tiny = torch.tensor([[1e-12, 1.0]], dtype=torch.float64)  # the cosine with Y rounds to 1
+    assert pulling.cosine(tiny, Y) == 1 and pulling.sine(tiny, Y) == pytest.approx(1e-12)
 
 
 def test_agreement_by_hand():
@@ -244,76 +265,3 @@ def test_agreement_by_hand():
     assert correlation[0, 2] == pytest.approx(-1)
     assert np.diag(correlation) == pytest.approx(1)
     np.testing.assert_allclose(iou, [[1, 2 / 3, 1 / 4], [2 / 3, 1, 1 / 2], [1 / 4, 1 / 2, 1]])
-
-
-def test_float32_loses_the_direction_and_the_rewritten_loss_keeps_it():
-    found = pulling.float32_trap([0.0, -1.0], [0, 5, 20, 45])
-    assert found["direct"][0] == pytest.approx(1, abs=1e-6)
-    assert found["direct"][2] < 0.95
-    assert found["rewritten"] == pytest.approx(1, abs=1e-6)
-
-
-# Figures
-
-
-@pytest.fixture(scope="module")
-def records() -> list[Record]:
-    mask = np.zeros((24, 24), bool)
-    mask[6:18, 6:18] = True
-    image = np.full((24, 24, 3), 77, np.uint8)
-    return [
-        Record("one", image, 0, np.zeros((0, 4), np.int32), mask, None, mask & (np.arange(24) < 9)),
-        Record("two", image, 3, np.zeros((0, 4), np.int32)),  # neither mask nor part
-    ]
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
-def test_photographs_stay_unseen_unless_asked_for(records: list[Record]):
-    columns = {"plain": np.random.default_rng(0).random((2, 3, 3)), "added": np.zeros((2, 3, 3))}
-    for pixels in (False, True):
-        figure = features.maps_beside(records, columns, pixels, title="T", classes=CLASSES, signed=["added"])
-        shown = figure.axes[0].images[0].get_array()
-        assert bool((shown == 77).any()) == pixels
-        assert [axes.get_title(loc="center") for axes in figure.axes[:3]] == ["image", "plain", "added"]
-        assert figure.axes[3].get_ylabel() == "yak"
-        assert figure.axes[1].images[0].get_array().shape == (3, 3)  # nothing finer than the layer's grid
-
-
-def test_a_channels_two_panels_share_one_scale(records: list[Record]):
-    before, after = np.zeros((4, 3, 3)), np.full((4, 3, 3), -2.0)
-    figure = features.channels(records[0], before, after, [1, 3], title="T")
-    assert len({axes.images[0].get_clim() for axes in figure.axes}) == 1
-
-
-def test_pulling_curves_show_every_image(linear: Linear, images: Tensor):
-    steps = [-1, 0, 1]
-    pulled = pulling.pull(linear, images, LABELS, "features", steps)
-    control = pulling.pull(linear, images, LABELS, "features", [0, 1], direction="random")
-    figure = features.pulling_curves(steps, pulled, [0, 1], control, title="T")
-    curves = [line.get_ydata() for line in figure.axes[1].lines]
-    assert len([y for y in curves if len(y) == 3]) == len(images) + 1  # and their mean
-    assert any(np.allclose(y, pulled.p_c.mean(0)) for y in curves if len(y) == 3)
-
-
-def test_regions_name_the_classes_that_occur(linear: Linear, images: Tensor):
-    found = pulling.plane(linear, images[:1], 1, "features", np.linspace(-3, 3, 9), np.linspace(-3, 3, 9))
-    figure = features.regions(found, CLASSES, [0, 0.5, 1], title="T")
-    legend = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert {name for name in CLASSES if name in legend} == {CLASSES[i] for i in np.unique(found.region)}
-
-
-def test_the_other_figures_draw(network: nn.Module, images: Tensor):
-    compared = pulling.compare(network, images, LABELS, "Mixed_6e", [1, 10])
-    correlation, iou = pulling.agreement(compared.maps)
-    figure = features.agreement_tables([1, 10], correlation, iou, title="T")
-    assert sum(len(axes.texts) for axes in figure.axes) == 8
-    figure = features.parallel(compared, 10.0, title="T")
-    assert figure.axes[1].get_xscale() == figure.axes[1].get_yscale() == "log"
-    margin = [0, 10, 20]
-    figure = features.float32_curves(margin, pulling.float32_trap([0.0, -1.0], margin), title="T")
-    assert len(figure.axes[0].lines) == 2
