@@ -7,20 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from dgl_lib.errors import UserError
 from dgl_lib.study.claims import (
     CLAIMS,
     COLUMNS,
     claim_row,
-    claims_markdown,
     claims_table,
     deviations,
-    deviations_markdown,
-    held,
-    markdown,
     save_claims,
     verdict,
 )
-from dgl_lib.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -83,10 +79,6 @@ def test_margins_are_those_fixed_beforehand() -> None:
     assert [claim.margin for claim in CLAIMS.values()] == [0.0, 0.5, None, 0.5, 0.5, 0.5, 0.5, 0.5, None]
 
 
-def test_held() -> None:
-    assert (held(True), held(False)) == ("holds", "fails")
-
-
 def test_rows_are_decided_by_their_own_claim() -> None:
     assert claim_row("C1", 0.2, 0.1, 0.3, 40, also=(0.01, 0.2))["verdict"] == "reproduced"
     assert claim_row("C5", 0.2, 0.1, 0.3, 40)["verdict"] == "not reproduced"
@@ -129,20 +121,6 @@ def test_gathering(tmp_path: Path) -> None:
         "not measured",
         "reproduced",
     ]
-    text = claims_markdown(tmp_path)
-    assert "+8.00 [+6.00, +10.00] points; CAM 53.0, DGL 61.0" in text
-    assert "nan" not in text.lower()
-    assert len(text.splitlines()) == 11
-
-
-def test_what_rounds_to_zero_has_no_minus(tmp_path: Path) -> None:
-    save_claims(tmp_path, "04", [claim_row("C7", -0.004, -0.0049, 0.0, 400), claim_row("C8", -0.006, -1.0, -0.0, 400)])
-    text = claims_markdown(tmp_path)
-    assert "+0.00 [+0.00, +0.00] points" in text and "-0.01 [-1.00, +0.00] points" in text
-
-
-def test_markdown_keeps_its_columns() -> None:
-    assert markdown(["a", "b"], [["x|y", "two\nlines"]]) == "| a | b |\n| --- | --- |\n| x\\|y | two lines |"
 
 
 def test_deviations() -> None:
@@ -151,4 +129,3 @@ def test_deviations() -> None:
     wanted = {"padding", "pooling", "schedule", "data", "class", "threshold", "scales", "fusion"}
     assert wanted <= set(table["topic"])
     assert (table != "").all(axis=None)
-    assert len(deviations_markdown().splitlines()) == len(table) + 2

@@ -20,7 +20,6 @@ from dgl_lib import data
 from dgl_lib.app import assess, cli, export, networks
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
-from dgl_lib.evaluate import Maps
 from dgl_lib.models import save_checkpoint, spg_plain
 from dgl_lib.study import paths
 from tests import sets
@@ -355,22 +354,5 @@ def test_boxes_where_there_are_no_masks(monkeypatch: pytest.MonkeyPatch, tmp_pat
     how = {"layers": ("add1",), "methods": ("dgl",), "size": 32, "limit": 1, "device": "cpu"}
     tables = assess.evaluate(networks.open_network(), "creatures", tmp_path, **how)
     assert set(tables) == {"accuracy", "boxes"} and (tmp_path / "boxes.csv").is_file()
-    assert list(tables["boxes"]["method"]) == ["dgl", "whole_image", "centred_gaussian"]
-
-
-def test_box_report_of_maps_that_are_the_boxes() -> None:
-    """Maps drawn from the truth localize everything at every IoU. A wrong class takes an image from Top-1 only."""
-    part = NoMasks("val", 16)
-    maps = np.zeros((16, 56, 56), np.float32)
-    for i in range(16):
-        x0, y0, x1, y1 = part[i].boxes[0] * 56 // 128
-        maps[i, y0 : y1 + 1, x0 : x1 + 1] = 1
-    logits = np.eye(8, dtype=np.float32)[part.labels]
-    logits[0] = np.roll(logits[0], 1)
-    perfect = Maps({("dgl", "add1"): maps}, logits, part.labels)
-    table = assess.box_report(part, perfect, part, perfect).set_index("method")
-    row = table.loc["dgl"]
-    assert row["gt_known"] == row["low"] == row["high"] == row["val_gt_known"] == 100
-    assert row["max_box_acc_v2"] == row["test_max_box_acc_v2"] == 100
-    assert row["top1"] == 100 * 15 / 16 and row["top5"] == 100
-    assert table.loc["whole_image", "gt_known"] < 100
+    assert list(dict.fromkeys(tables["boxes"]["method"])) == ["dgl", "whole_image", "centred_gaussian"]
+    assert set(tables["boxes"]["score"]) == {"MaxBoxAcc", "GT-known", "Top-1", "Top-5", "MaxBoxAccV2"}

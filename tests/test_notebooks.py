@@ -13,9 +13,11 @@ import nbformat
 import pytest
 import yaml
 
+from dgl_lib.study.profile import Profile, declared, read_profile, validated
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PROFILES = sorted((ROOT / "dgl_lib" / "profiles").glob("*.yaml"))
+PROFILES = sorted((ROOT / "dgl_lib" / "study" / "profiles").glob("*.yaml"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 each_profile = pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 
@@ -92,8 +94,9 @@ def test_parameters_cell(path: Path):
 
 @each_notebook
 def test_the_runner_reads_the_same_parameters(path: Path):
-    runner = pytest.importorskip("dgl_lib.study.parameters")
-    assert set(runner.notebook_parameters(path)) == set(parameters(parameter_cells(path)[0].source))
+    found = parameters(parameter_cells(path)[0].source)
+    assert declared(path) == list(found)
+    validated({name: value for name, (_, value) in found.items()})
 
 
 @each_notebook
@@ -141,36 +144,26 @@ def test_nothing_of_a_run_is_left_in_the_file(path: Path):
     assert not [cell.id for cell in notebook.cells if {"papermill", "execution"} & set(cell.metadata)]
 
 
-def declared() -> dict[str, tuple[str, Any]]:
-    """All notebooks' parameters. One name means one thing: its type is the same in all of them."""
-    found: dict[str, tuple[str, Any]] = {}
-    for path in NOTEBOOKS:
-        for name, (kind, value) in parameters(parameter_cells(path)[0].source).items():
-            assert found.setdefault(name, (kind, value))[0] == kind, f"{name} is {kind} in {path.name}"
-    return found
-
-
 def test_one_name_one_type():
-    declared()
+    """One name means one thing: its type is the same in all notebooks, and the profile has a field for it."""
+    found: dict[str, str] = {}
+    for path in NOTEBOOKS:
+        for name, (kind, _) in parameters(parameter_cells(path)[0].source).items():
+            assert found.setdefault(name, kind) == kind, f"{name} is {kind} in {path.name}"
+    assert set(found) <= set(Profile.model_fields)
 
 
 @each_profile
-def test_profile_sets_parameters_that_a_notebook_declares(path: Path):
-    values = yaml.safe_load(path.read_text())
-    known = declared()
-    if not known:
-        pytest.skip("no notebook yet")
-    assert not set(values) - set(known)
-    for name, value in values.items():
-        assert type(value).__name__ == known[name][0].split("[")[0], f"{name}: {value!r}"
-    assert values.get("show_photos", False) is False
+def test_profiles_set_what_notebooks_declare(path: Path):
+    values = yaml.safe_load(path.read_text()) or {}
+    training = set(Profile.model_fields) - {"results", "tables"}
+    assert set(values) <= training and values.get("show_photos", False) is False
+    read_profile(path.stem)
 
 
 @each_notebook
 def test_committed_defaults_are_the_quick_profile(path: Path):
     values = {name: value for name, (_, value) in parameters(parameter_cells(path)[0].source).items()}
-    expected = {"profile": "quick", "data": "creatures", "progress": False, "show_photos": False}
-    if (quick := ROOT / "dgl_lib" / "profiles" / "quick.yaml").exists():
-        expected |= yaml.safe_load(quick.read_text())
-    shared = values.keys() & expected.keys()
-    assert {name: values[name] for name in shared} == {name: expected[name] for name in shared}
+    quick = {"results": "results/.quick", "tables": "results/creatures", "data": "creatures"}
+    quick |= {"checkpoint": "creatures", "progress": False, "show_photos": False, "skip_unreadable": False}
+    assert {name: values[name] for name in values.keys() & quick} == {n: quick[n] for n in values.keys() & quick}

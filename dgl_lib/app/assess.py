@@ -16,8 +16,8 @@ from dgl_lib.app.networks import Network, check_layers, default_layer
 from dgl_lib.app.networks import layers as layers_of
 from dgl_lib.data import Dataset, Subset
 from dgl_lib.errors import UserError
-from dgl_lib.evaluate import Maps, raw_maps, report, score
-from dgl_lib.evaluate.boxes import box_report
+from dgl_lib.evaluate import BASELINES, Maps, raw_maps, report, score
+from dgl_lib.evaluate.boxes import box_scores, box_table
 from dgl_lib.files import write_table, write_text
 from dgl_lib.localize import METHODS, gradients, localize
 from dgl_lib.metrics import bootstrap
@@ -59,7 +59,7 @@ def evaluate(
 
     Returns:
         tables by name, which are also written to ``out``: ``accuracy``, and with masks ``scores`` (``evaluate.report``)
-        or with boxes only ``boxes`` (``box_report``). With masks, ``images.csv`` holds the scores image by image.
+        or with boxes only ``boxes`` (``box_table``). With masks, ``images.csv`` holds the scores image by image.
 
     Raises:
         UserError: before long work, for whatever is unknown, missing, or does not fit the network.
@@ -91,7 +91,11 @@ def evaluate(
         tables["scores"] = report(val, reported)
         write_table(out / "images.csv", reported.table(val))
     else:
-        tables["boxes"] = box_report(parts["val"], maps["val"], parts[split], maps[split], progress=progress)
+        rows = [(*pair, "method") for pair in maps[split].maps] + [(name, "", "baseline") for name in BASELINES]
+        chosen = pd.DataFrame(rows, columns=["method", "layer", "kind"])
+        which: list[dict[str, Any]] = chosen[["method", "layer"]].to_dict("records")  # type: ignore[assignment]
+        found = [box_scores(parts[s], {1.0: maps[s]}, which, **kept) for s in ("val", split)]
+        tables["boxes"] = box_table(chosen, found[0], found[1])
     for name, table in tables.items():
         write_table(out / f"{name}.csv", table)
     for stale in {"boxes"} if with_mask else {"scores", "images"}:
