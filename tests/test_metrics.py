@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -178,8 +176,3 @@ def test_the_paired_interval_sees_what_unpaired_noise_would_hide() -> None:
     paired = bootstrap(a - b)
     assert paired.low > 0.5 and paired.high < 1.5
     assert bootstrap(a).low < bootstrap(b).high
-
-
-def test_the_docstring_runs() -> None:
-    result = doctest.testmod(metrics.pixels)
-    assert result.attempted >= 3 and result.failed == 0
