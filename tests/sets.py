@@ -46,6 +46,13 @@ def picture(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH), shade: int = 90
     Image.new("RGB", size[::-1], (shade, shade, 40)).save(path, **options)
 
 
+def exif(orientation: int) -> Image.Exif:
+    """EXIF data of this orientation."""
+    data = Image.Exif()
+    data[0x0112] = orientation
+    return data
+
+
 def mask(path: Path, box: tuple[int, int, int, int], value: int = 255, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
     """A mask of 0 and, in the box x0, y0, x1, y1 (last included), ``value``."""
     pixels = np.zeros(size, dtype=np.uint8)
@@ -108,11 +115,11 @@ def cub(root: Path, *, masks: bool = True) -> Path:
     for path in paths:
         picture(base / "images" / path)
         if masks:
-            mask((root / "segmentations" / path).with_suffix(".png"), (8, 4, 20, 12), 204)
-            # Votes of two in five: not a bird.
-            pixels = np.array(Image.open((root / "segmentations" / path).with_suffix(".png")))
-            pixels[0] = 102
-            Image.fromarray(pixels).save((root / "segmentations" / path).with_suffix(".png"))
+            file = (root / "segmentations" / path).with_suffix(".png")
+            mask(file, (8, 4, 20, 12), 204)
+            pixels = np.array(Image.open(file))
+            pixels[0] = 102  # votes of two in five: not a bird
+            Image.fromarray(pixels).save(file)
     return root
 
 

@@ -8,7 +8,7 @@ import pytest
 import sets
 from PIL import Image
 
-from dgl_lib.data import DATASETS, Record, check, first_per_class, load, need_readable, skip_unreadable
+from dgl_lib.data import DATASETS, check, first_per_class, load, need_readable, skip_unreadable
 from dgl_lib.data.images import image_size, orientation, read_image, read_mask
 from dgl_lib.errors import UserError
 
@@ -60,10 +60,8 @@ def test_read_image_cmyk(tmp_path):
     ],
 )
 def test_read_image_turns_as_exif_says(tmp_path, orientation, upright):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     for name in ("image.png", "image.jpg"):
-        path = saved(tmp_path, Image.fromarray(COLOUR), name, exif=exif)
+        path = saved(tmp_path, Image.fromarray(COLOUR), name, exif=sets.exif(orientation))
         assert image_size(path) == upright(COLOUR).shape[:2]
         assert image_size(path, oriented=False) == COLOUR.shape[:2]
     assert np.array_equal(read_image(tmp_path / "image.png"), upright(COLOUR))
@@ -114,9 +112,7 @@ def test_corrupt_png(tmp_path):
 
 
 def test_as_stored(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = saved(tmp_path, Image.fromarray(COLOUR), exif=exif)
+    path = saved(tmp_path, Image.fromarray(COLOUR), exif=sets.exif(6))
     assert np.array_equal(read_image(path, oriented=False), COLOUR) and orientation(path) == 6
     assert orientation(saved(tmp_path, Image.fromarray(COLOUR))) == 1
 
@@ -170,37 +166,24 @@ def test_folder_is_no_image(tmp_path):
         read_image(tmp_path)
 
 
-class Listed:
-    """A data set of labels alone."""
-
-    name, split, digest = "listed", "test", "0" * 64
-
-    def __init__(self, labels: list[int], classes: tuple[str, ...] = ("a", "b")):
-        self.labels, self.classes = np.array(labels), classes
-        self.names = [str(i) for i in range(len(labels))]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def image(self, index: int) -> np.ndarray:
-        return np.full((1, 1, 3), index, dtype=np.uint8)
-
-    def __getitem__(self, index: int) -> Record:
-        return Record(self.names[index], self.image(index), int(self.labels[index]), np.zeros((0, 4), np.int32))
+def toy(*labels: int) -> sets.Toy:
+    data = sets.Toy("test", len(labels))
+    data.classes, data.labels = ("a", "b"), np.array(labels)
+    return data
 
 
 def test_first_per_class():
-    data = Listed([1, 0, 1, 1, 0, 0])
+    data = toy(1, 0, 1, 1, 0, 0)
     assert first_per_class(data, 0) is data
     two = first_per_class(data, 2)
-    assert two.names == ["0", "1", "2", "4"] and two.labels.tolist() == [1, 0, 1, 0] and len(two) == 4
-    assert two[3].name == "4" and two.image(3).item(0) == 4
+    assert two.names == [f"test-{i}" for i in (0, 1, 2, 4)] and two.labels.tolist() == [1, 0, 1, 0] and len(two) == 4
+    assert two[3].name == "test-4" and np.array_equal(two.image(3), data.image(4)) and two[3].label == 0
     assert len({data.digest, two.digest, first_per_class(data, 1).digest}) == 3
     assert len(first_per_class(data, 100)) == 6
     with pytest.raises(UserError, match="-1 given"):
         first_per_class(data, -1)
     with pytest.raises(UserError, match="'b' has no image"):
-        first_per_class(Listed([0, 0]), 1)
+        first_per_class(toy(0, 0), 1)
 
 
 def test_load_refuses_unknown_names():

@@ -93,9 +93,7 @@ def test_boxes_from_a_table(root):
 
 def test_photographs_are_turned_and_masks_fit_what_is_seen(root):
     data = Folder("test", root)
-    exif = sets.Image.Exif()
-    exif[0x0112] = 6
-    sets.picture(data.path(0), exif=exif)
+    sets.picture(data.path(0), exif=sets.exif(6))
     for call in (data.check, lambda: data[0]):
         refused(call, "32x24 pixels, its photograph has 24x32")
     sets.mask(root / "masks" / data.names[0].replace("jpg", "png"), (1, 1, 2, 2), size=(32, 24))

@@ -52,14 +52,13 @@ def test_training_images_are_those_of_ilsvrc(tmp_path):
     sets.wsol_boxes(tmp_path, "ILSVRC")
     assert load("lid", "train", root=tmp_path).names[0] == "train/n01440760/n01440760_0.JPEG"
     refused(lambda: Lid("train", tmp_path), "'train'", "val, test, all")
+    refused(lambda: load("lid", "dev", root=tmp_path), "lid: unknown split 'dev'")
 
 
 @pytest.mark.parametrize("exif", range(1, 9))
 def test_unturn_undoes_what_exif_shows(tmp_path, exif):
     stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    tag = sets.Image.Exif()
-    tag[0x0112] = exif
-    sets.Image.fromarray(stored).save(tmp_path / "image.png", exif=tag)
+    sets.Image.fromarray(stored).save(tmp_path / "image.png", exif=sets.exif(exif))
     assert orientation(tmp_path / "image.png") == exif
     shown = read_image(tmp_path / "image.png")[..., 0]
     assert np.array_equal(read_image(tmp_path / "image.png", oriented=False)[..., 0], stored)
@@ -83,10 +82,8 @@ def test_the_two_masks_with_swapped_sides(tmp_path):
     data = Lid("all", root)
     data.check()
     assert np.array_equal(data[0].mask, MASK)
-    exif = sets.Image.Exif()
-    exif[0x0112] = 6
     data.path(0).unlink()
-    sets.picture(data.path(0), exif=exif)
+    sets.picture(data.path(0), exif=sets.exif(6))
     assert np.array_equal(data[0].mask, np.rot90(MASK.T, 1))
     other = root / "LID/val" / "ILSVRC2012_val_00000004.png"
     other.unlink()

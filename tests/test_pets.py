@@ -218,6 +218,9 @@ def test_empty_class(root):
     annotation(root, "trainval.txt").write_text("Persian_1 1 1 1\nPersian_2 1 1 1\nshiba_inu_1 2 2 1\n")
     assert len(Pets("val", root)) == 2  # position 0 of each class
     refused(lambda: load("pets", "train", root=root), "pets train", "'shiba_inu'", "no image")
+    for part in ("trainval", "test"):
+        annotation(root, f"{part}.txt").write_text("\n")
+    refused(lambda: Pets("test", root), "annotations: no class in it")
 
 
 @pytest.mark.parametrize(

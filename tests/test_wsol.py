@@ -130,9 +130,7 @@ def test_photograph_of_another_size_than_listed(tmp_path):
 def test_boxes_lie_on_the_photograph_as_stored(tmp_path):
     """An EXIF orientation turns nothing here: ILSVRC's boxes were drawn on the pixels as stored."""
     data = Cub("test", sets.wsol_boxes(tmp_path, "CUB"))
-    exif = sets.Image.Exif()
-    exif[0x0112] = 6
-    sets.picture(data.path(0), exif=exif)
+    sets.picture(data.path(0), exif=sets.exif(6))
     data.check()
     assert data[0].image.shape == (24, 32, 3)
 

@@ -137,6 +137,8 @@ def class_names(numbered: Iterable[tuple[int, str]], where: Path, first: int = 0
             found = f"class {number} {name!r} found after {names[-1:]}"
             raise UserError(f"{where}: {found}; numbers from {first} without a gap and one name each expected")
         names.append(name)
+    if not names:
+        raise UserError(f"{where}: no class in it; at least one expected")
     return tuple(names)
 
 

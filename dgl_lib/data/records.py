@@ -135,6 +135,6 @@ def _decode(dataset: Dataset, progress: bool, and_then: str) -> tuple[list[int],
             read(index)
             readable.append(index)
         except UserError as error:
-            errors.append(error)
+            errors.append(str(error))
     count = f"{what}: {len(errors)} of {len(dataset)} images cannot be read{and_then}"
     return readable, f"{count}; the first: {errors[0]}" if errors else ""
