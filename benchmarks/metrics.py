@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dgl_lib import boxes, metrics
+from dgl_lib import metrics
 from dgl_lib.files import write_text
-from dgl_lib.manifest import hardware, versions
 from dgl_lib.maps import to_uint8
+from dgl_lib.metrics import boxes
+from dgl_lib.study.manifest import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Calls of a replacement that are timed together: one alone may fall between two time slices of a busy machine.
