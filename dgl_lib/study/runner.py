@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from dgl_lib.data import SPLITS
+from dgl_lib.data import SPLITS, need_readable
+from dgl_lib.data.listed import Listed
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import every_map, maps_of_scales
 from dgl_lib.files import exclusive, sha256, write_table
@@ -147,7 +148,10 @@ def check_inputs(profile: Profile, *, localizing: bool = True, scoring: bool = T
                 f"data: {profile.data!r} has no masks of its {split} images, and pixels are scored against masks;"
                 " `dgl evaluate` gives box scores without"
             )
-        getattr(dataset, "check", lambda: None)()  # creatures are drawn, there is nothing to look for
+        if isinstance(dataset, Listed):  # creatures are drawn, and what was skipped was decoded
+            dataset.check()
+            if dataset.small:
+                need_readable(dataset)
 
 
 def localize(profile: Profile, notebooks: set[str], *, progress: bool = True) -> None:
