@@ -86,7 +86,7 @@ def compare(control: str, it: Measured, right: Measured) -> list[dict[str, Any]]
 
 def compare_confidence(right: Measured, p_c: np.ndarray) -> list[dict[str, Any]]:
     """The quarter of the test images with the lowest p_c and the rest: rows as ``compare``, change = low - rest."""
-    low, _ = quarter(p_c)
+    low = quarter(p_c)
     gaussian = _iou(right, "centred_gaussian", "")
     table = []
     for method, layer in [*right.maps.maps, *((name, "") for name in BASELINES)]:
@@ -97,12 +97,12 @@ def compare_confidence(right: Measured, p_c: np.ndarray) -> list[dict[str, Any]]
     return table
 
 
-def quarter(p_c: np.ndarray) -> tuple[np.ndarray, float]:
-    """The images (bool, (N,)) of the quarter with the lowest p_c, at least one, and the highest p_c among them."""
+def quarter(p_c: np.ndarray) -> np.ndarray:
+    """The images of the quarter with the lowest p_c, at least one: (N,) bool."""
     if len(p_c) < 2:
         raise UserError(f"low confidence: {len(p_c)} image given, at least two needed")
     order = np.argsort(p_c, kind="stable")[: max(1, len(p_c) // 4)]
-    return np.isin(np.arange(len(p_c)), order), float(p_c[order[-1]])
+    return np.isin(np.arange(len(p_c)), order)
 
 
 def _iou(it: Measured, method: str, layer: str) -> np.ndarray:
