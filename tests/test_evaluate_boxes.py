@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from sets import Bordered, random_maps, scored
 
-from dgl_lib import boxes, boxscores, metrics, paths
-from dgl_lib.evaluate.scores import BASELINES, Scores
-from dgl_lib.metrics import Localization, MaxBoxAcc, MaxBoxAccV2, PxAP
+from dgl_lib import metrics
+from dgl_lib.evaluate import BASELINES, Scores
+from dgl_lib.evaluate import boxes as boxscores
+from dgl_lib.metrics import Localization, MaxBoxAcc, MaxBoxAccV2, PxAP, boxes
 
 
 def truth(count: int = 3) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -23,18 +24,19 @@ def truth(count: int = 3) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 def test_a_perfect_map_is_right_everywhere() -> None:
     for corners, mask, ignore in truth():
         m = mask.astype(float)
-        hits, pixels = boxscores.image_hits(m, boxes.search(m), (corners, mask, ignore), np.array([0, 1.0, 0]), 1)
+        hits, pixels = boxscores.image_hits(
+            m, boxes.search(m), (corners, mask, ignore), np.array([0, 1.0, 0]), 1
+        ).values()
         assert hits.all()  # at every threshold: a map of two levels has one cut
         assert boxscores.pxap(pixels) == 100
-        wrong, _ = boxscores.image_hits(m, boxes.search(m), (corners, mask, ignore), np.array([0, 1.0, 0]), 0)
+        wrong, _ = boxscores.image_hits(m, boxes.search(m), (corners, mask, ignore), np.array([0, 1.0, 0]), 0).values()
         assert wrong[0].all() and not wrong[1].any() and wrong[2:].all()  # Top-1 alone asks for the first class
 
 
 def test_hits_are_the_streaming_scores_image_by_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "runs_folder", lambda: tmp_path)
     data, maps = Bordered("test", 3), random_maps(3)
     rows = [{"method": "dgl", "layer": "add1"}, {"method": "centred_gaussian", "layer": ""}]
-    found = boxscores.box_scores(data, {1.0: maps}, rows)
+    found = boxscores.box_scores(data, {1.0: maps}, rows, tmp_path)
     for row in rows:
         streams: tuple[Any, ...] = (MaxBoxAcc(), MaxBoxAccV2(), Localization(), PxAP())
         for i, (corners, mask, ignore) in enumerate(truth()):
@@ -51,11 +53,11 @@ def test_hits_are_the_streaming_scores_image_by_image(tmp_path: Path, monkeypatc
         assert np.array_equal(one.hits[:, 3:].sum(0), streams[1].counts["hits"])
         assert np.array_equal(one.pixels.sum(0), streams[3].counts["hist"])
     with monkeypatch.context() as patch:
-        patch.setattr(boxes, "score_map", lambda *a: pytest.fail("searched again"))
+        patch.setattr(boxscores, "score_map", lambda *a: pytest.fail("searched again"))
         patch.setattr(boxscores, "_truth", lambda *a: pytest.fail("read again"))
-        again = boxscores.box_scores(data, {1.0: maps}, rows)
+        again = boxscores.box_scores(data, {1.0: maps}, rows, tmp_path)
     assert all(np.array_equal(again[key].hits, found[key].hits) for key in found)
-    boxscores.box_scores(data, {1.0: random_maps(3, 1)}, rows[:1])
+    boxscores.box_scores(data, {1.0: random_maps(3, 1)}, rows[:1], tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -63,14 +65,12 @@ def test_each_score_reads_its_own_hits_at_its_own_thresholds() -> None:
     hits = np.zeros((2, 6, 1000), bool)
     hits[:, 0, 100] = hits[0, 1, 200] = True  # GT-known both images, Top-1 the first
     hits[:, 3, 300] = hits[0, 4, 400] = True  # MaxBoxAccV2: both at 0.3, one at 0.5, none at 0.7
-    found = {("dgl", "add1"): boxscores.BoxScores(hits, np.zeros((2, 2, 1002), np.uint16))}
-    masks = scored(np.zeros((4, 2, 4, 256), np.int32))
+    found, row = boxscores.BoxScores(hits), {"method": "dgl", "layer": "add1"}
     for name, threshold, expected in (
         *(("MaxBoxAcc", "0.100", [100, 100]), ("GT-known", "0.100", [100, 100]), ("Top-1", "0.200", [100, 0])),
         *(("Top-5", "0.000", [0, 0]), ("MaxBoxAccV2", "0.300 0.400 0.000", [200 / 3, 100 / 3])),
     ):
-        row = {"method": "dgl", "layer": "add1"}
-        cells, images = boxscores._thresholded(name, row, masks, masks, found, found)
+        cells, images = boxscores._thresholded(name, *boxscores._curves(name, row, found, found, None))
         np.testing.assert_allclose(images, expected)
         assert cells["threshold"] == threshold and cells["test"] == pytest.approx(cells["test_peak"])
 
@@ -98,18 +98,17 @@ def test_treated_maps_of_one_and_of_several_scales() -> None:
     np.testing.assert_allclose(boxscores.treated([small, large], 0.1), by_hand, atol=1e-6)
 
 
-def test_rows_with_scales_and_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "runs_folder", lambda: tmp_path)
+def test_rows_with_scales_and_a_kernel(tmp_path: Path) -> None:
     data, maps = Bordered("test", 3), {0.75: random_maps(3), 1.0: random_maps(3, 1)}
     plain = {"method": "dgl", "layer": "add1"}
     rows = [{**plain, "scales": s, "kernel": k} for s, k in (("1", 0.0), ("0.75+1", 0.0), ("0.75+1", 0.1))]
     rows += [{"method": "whole_image", "layer": "", "scales": "", "kernel": 0.0}]
-    found = boxscores.box_scores(data, maps, rows)
-    alone = boxscores.box_scores(data, maps, [plain])  # found again: four files, not five
+    found = boxscores.box_scores(data, maps, rows, tmp_path)
+    alone = boxscores.box_scores(data, maps, [plain], tmp_path)  # found again: four files, not five
     assert len(list(tmp_path.iterdir())) == 4
     assert np.array_equal(alone["dgl", "add1"].hits, found["dgl", "add1", "1", 0.0].hits)
     m = boxscores.treated([maps[scale].maps["dgl", "add1"][0] for scale in maps], 0.1)
-    hits, pixels = boxscores.image_hits(m, boxes.search(m), truth()[0], maps[1.0].logits[0], 0)
+    hits, pixels = boxscores.image_hits(m, boxes.search(m), truth()[0], maps[1.0].logits[0], 0).values()
     closed = found["dgl", "add1", "0.75+1", 0.1]
     assert np.array_equal(closed.hits[0], hits) and np.array_equal(closed.pixels[0], pixels)
     assert not np.array_equal(closed.pixels, found["dgl", "add1", "0.75+1", 0.0].pixels)
@@ -129,16 +128,34 @@ def test_each_row_against_the_one_it_is_told() -> None:
         pixels[:, 0, 5] = pixels[:, 1, 5 + k] = 10
         found[key] = boxscores.BoxScores(hits, pixels)
     masks = scored(hist)
-    one = boxscores.box_table(masks, masks, found, found, chosen).set_index(["score", "method"])
+    one = boxscores.box_table(chosen, found, found, (masks, masks)).set_index(["score", "method"])
     assert one.loc["mask IoU", "over"].round(6).tolist() == [25, 75, 0, -15]  # the whole image is better on validation
     assert one.loc["GT-known", "over"].tolist() == [-75, -50, -25, 0]  # here the Gaussian is
-    told = boxscores.box_table(masks, masks, found, found, chosen, over=dict.fromkeys(rows, rows[0]))
+    told = boxscores.box_table(chosen, found, found, (masks, masks), over=dict.fromkeys(rows, rows[0]))
     told = told.set_index(["score", "method"])
     assert told.loc["mask IoU", "over"].round(6).tolist() == [0, 50, -25, -40]
     assert told.loc["PxAP", "over"].iloc[0] == 0 and (told["test"] == one["test"]).all()
-    side = boxscores.side_by_side(told.reset_index(), ["method"], ["GT-known", "PxAP"])
-    assert side.loc["cam", "GT-known"] == "0.0 [0.0, 0.0] peak 0.0" and "peak" not in side.loc["dgl", "PxAP"]
-    assert side.index.tolist() == [method for method, _ in rows]
+    without = boxscores.box_table(chosen, found, found).set_index(["score", "method"])  # data that have boxes only
+    same = one.drop(index=["mask IoU", "PxAP"], level=0)
+    pd.testing.assert_frame_equal(without, same.loc[without.index])
+
+
+def test_pooled_iou_is_that_of_the_summed_histograms() -> None:
+    hist = np.random.default_rng(0).integers(0, 9, size=(5, 4, 256))
+    for t in (0, 7, 255):
+        got = boxscores._pooled_iou(metrics.at_least(hist)[..., [0, t]].sum(0))
+        assert got == pytest.approx(100 * metrics.iou(hist.sum(0))[t])
+
+
+def test_both_averages_at_their_own_thresholds() -> None:
+    """Image one has the object at 100 and ground at 50; image two, ten times as large, has its object at 50."""
+    hist = np.zeros((4, 2, 4, 256), np.int32)
+    hist[:, 0, metrics.REST, 100], hist[:, 0, metrics.BACKGROUND, 50] = 10, 90
+    hist[:, 1, metrics.REST, 50], hist[:, 1, metrics.BACKGROUND, 0] = 500, 500
+    scores = scored(hist)
+    table = boxscores.sizes({"input": (scores, scores)}, [{"method": "dgl", "layer": "add1"}])
+    assert table["average"].tolist() == ["per image", "pooled"] and table["threshold"].tolist() == [1, 1]
+    np.testing.assert_allclose(table["test"], [(10 + 100) / 2, 100 * 510 / 600])
 
 
 def test_images_without_an_object_have_no_box_scores() -> None:
