@@ -41,9 +41,6 @@ def enhance(S: Tensor, G_J: Tensor) -> Tensor:
     return n(S) - n(G_J)
 
 
-# ---------------------------------------------------------------------------------------------- the two gradients
-
-
 def loss_released(logits: Tensor, classes: Tensor, alpha: float) -> Tensor:
     """J = logsumexp(l) - alpha l_c, (N,). Its gradient p - alpha y is what the released code takes for dJ/dl."""
     return logits.logsumexp(1) - alpha * _at(logits, classes)
@@ -106,12 +103,10 @@ def gradients(
         rule: how dJ/dl is taken: "released" (``loss_released``) or "autograd" (``loss_autograd``).
         needs: which of "G_c", "G_J" and "w_c" to find.
 
-    Returns:
-        ``{layer: (S, G_c, G_J)}``, detached, on the images' device. S is the module's true output.
+    Returns ``{layer: (S, G_c, G_J)}``, detached, on the images' device. S is the module's true output.
 
     Raises:
-        UserError: an unknown rule or layer, an alpha that is not positive, classes that fit neither the batch nor the
-            head, or a layer that gives no feature map or that the logits do not depend on.
+        UserError: an argument out of range, or a layer that gives no feature map or does not reach the logits.
     """
     if rule not in RULES:
         raise UserError(f"rule: {rule!r} given, one of {', '.join(RULES)} allowed")
@@ -119,48 +114,45 @@ def gradients(
         raise UserError(f"alpha: {alpha!r} given, a finite number above 0 allowed")
     if images.ndim != 4 or not images.is_floating_point():
         raise UserError(f"images: {tuple(images.shape)} {images.dtype} given, float N x 3 x H x W needed")
-    if classes is not None:
-        classes = torch.as_tensor(classes)
-        if classes.shape != images.shape[:1] or classes.is_floating_point():
-            given = f"{tuple(classes.shape)} {classes.dtype}"
-            raise UserError(f"classes: {given} given for {len(images)} images, one whole number an image needed")
     with frozen(model):
         with tap(model, layers) as outputs:
             logits = model(images.detach().clone())  # N x C; the network may overwrite its input
         c = _classes(logits, classes)
-        # In eval mode images do not mix, so the gradient of the sum holds each image's own gradient.
-        scalars = {"G_c": lambda: _at(logits, c).sum(), "G_J": lambda: RULES[rule](logits, c, alpha).sum()}
-        grads = {name: _grad(scalar(), outputs, layers) for name, scalar in scalars.items() if name in needs}
-        result = Gradients()
-        for layer in layers:
-            G_c, G_J = (grads[name][layer] if name in grads else None for name in ("G_c", "G_J"))
-            result[layer] = Triple(outputs[layer].detach(), G_c, G_J)  # type: ignore[arg-type]
+        S, none = [outputs[layer] for layer in layers], [None] * len(layers)
+        G_c = _grad(_at(logits, c), S, layers) if "G_c" in needs else none
+        G_J = _grad(RULES[rule](logits, c, alpha), S, layers) if "G_J" in needs else none
+        triples = (Triple(X.detach(), *G) for X, *G in zip(S, G_c, G_J, strict=True))  # type: ignore[arg-type]
+        result = Gradients(zip(layers, triples, strict=True))
         result.logits, result.classes = logits.detach(), c
         result.heads = _cam_heads(model, result) if "w_c" in needs else {}
     return result
 
 
 def _classes(logits: Tensor, classes: Tensor | Sequence[int] | None) -> Tensor:
-    """The class of each image, (N,) int64, in the range of the logits."""
+    """The class of each image, (N,) int64, checked against the logits."""
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"the model gives {got}, logits N x classes are needed")
     if classes is None:
         return logits.argmax(1).detach()
-    c = torch.as_tensor(classes, device=logits.device).long()
+    c = torch.as_tensor(classes, device=logits.device)
+    if c.shape != logits.shape[:1] or c.is_floating_point():
+        given = f"{tuple(c.shape)} {c.dtype} given for {len(logits)} images"
+        raise UserError(f"classes: {given}, one whole number an image needed")
     if c.numel() and (int(c.min()) < 0 or int(c.max()) >= logits.shape[1]):
         raise UserError(f"classes: {int(c.min())}..{int(c.max())} given, 0..{logits.shape[1] - 1} allowed")
-    return c
+    return c.long()
 
 
-def _grad(scalar: Tensor, outputs: dict[str, Tensor], layers: Sequence[str]) -> dict[str, Tensor]:
-    found: Sequence[Tensor | None] = [None] * len(layers)
-    if scalar.requires_grad:
-        found = torch.autograd.grad(scalar, [outputs[layer] for layer in layers], retain_graph=True, allow_unused=True)
+def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str]) -> Sequence[Tensor]:
+    """Each image's gradient of its own value. In eval mode images do not mix, so the sum's gradient holds them all."""
+    found: Sequence[Tensor | None] = [None] * len(S)
+    if values.requires_grad:
+        found = torch.autograd.grad(values.sum(), S, retain_graph=True, allow_unused=True)
     for layer, G in zip(layers, found, strict=True):
         if G is None:
             raise UserError(f"the logits do not depend on layer {layer!r}: nothing can be localized on it")
-    return dict(zip(layers, found, strict=True))  # type: ignore[arg-type]
+    return found  # type: ignore[return-value]
 
 
 def _cam_heads(model: nn.Module, found: Gradients) -> dict[str, Tensor]:
@@ -180,7 +172,7 @@ def _cam_heads(model: nn.Module, found: Gradients) -> dict[str, Tensor]:
     return heads
 
 
-# ------------------------------------------------- every method: of S and what else it needs, by name, to N x h x w
+# Every method: of S and of what else it needs, by name, to N x h x w.
 
 
 def cam(S: Tensor, w_c: Tensor) -> Tensor:
@@ -291,16 +283,12 @@ def gradient_term(S: Tensor, G_c: Tensor, G_J: Tensor) -> Tensor:
 _METHODS = (cam, grad_cam, grad_cam_signed, grad_cam_pp, layer_cam, pixel_selection, enhanced_map, sgl_g1, sgl_g2, dgl)
 _FORMULAS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (*_METHODS, features, gradient_term)}
 
-#: Formulas that are no method: where branch 1 starts from, and DGL's second term alone.
-CONTROLS = ("features", "gradient_term")
+CONTROLS = ("features", "gradient_term")  # no methods: where branch 1 starts from, and DGL's second term alone
 
 
 def _needs(method: str) -> list[str]:
     """What a formula takes beside S, by the names of its arguments."""
     return list(inspect.signature(_FORMULAS[method]).parameters)[1:]
-
-
-# ------------------------------------------------------------------------------------------------------- localize
 
 
 class Localization(NamedTuple):
@@ -352,21 +340,13 @@ def localize(
     out = Localization(found.logits, found.classes, {method: {} for method in methods})
     for layer, triple in found.items():
         values = {**triple._asdict(), "w_c": found.heads.get(layer)}
-        for method in methods:
-            if method != "cam" or layer in found.heads:
-                wanted = [values[name] for name in _needs(method)]
-                out.maps[method][layer] = _FORMULAS[method](triple.S, *wanted)
+        for method in (name for name in methods if name != "cam" or layer in found.heads):
+            wanted = [values[name] for name in _needs(method)]
+            out.maps[method][layer] = _FORMULAS[method](triple.S, *wanted)  # N x h x w
     return out
 
 
-def _alone(
-    method: str,
-    model: nn.Module,
-    images: Tensor,
-    classes: Tensor | Sequence[int] | None,
-    layers: Sequence[str],
-    **options: Any,
-) -> dict[str, Tensor]:
+def _alone(method: str, model: nn.Module, images: Tensor, classes: Any, layers: Sequence[str], **options: Any) -> Any:
     """The maps of one method, ``{layer: (N, h, w)}``; arguments and options as for :func:`localize`."""
     return localize(model, images, classes, layers, [method], **options).maps[method]
 

@@ -52,14 +52,9 @@ def normalise(m: Tensor, how: str = "minmax", *, percentile: float = IVR) -> Ten
         pas      min(1, (m - min m) / (m_(0.9) - min m))          percentile as a standard: Bae et al., ECCV 2020
         ivr      relu(m - m_(p)) / (max m - m_(p))                inferior value removal: Kim et al., ICCV 2021
 
-    Where the denominator is not positive, the limit from above is taken: "pas" gives 1 wherever m > min m, "max" and
-    "ivr" give 0. Definitions and defaults are those of Kim et al.'s code (github.com/GenDisc/IVR).
-
-    Args:
-        percentile: p of "ivr", in [0, 1), to be chosen on validation images.
-
-    Raises:
-        UserError: a value that is not finite, an unknown name, or ``percentile`` out of range.
+    ``percentile`` is p of "ivr", in [0, 1). Where the denominator is not positive, the limit from above is taken: "pas"
+    gives 1 wherever m > min m, "max" and "ivr" give 0. Definitions and defaults are those of Kim et al.'s code
+    (github.com/GenDisc/IVR). UserError: a value that is not finite, or an argument out of range.
     """
     if how not in NORMALISATIONS:
         raise UserError(f"normalisation: {how!r} given, {', '.join(NORMALISATIONS)} allowed")
@@ -69,20 +64,16 @@ def normalise(m: Tensor, how: str = "minmax", *, percentile: float = IVR) -> Ten
         return minmax(m)
     m = _finite(m)
     low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)  # ... x 1 x 1
-    if how == "max":
-        x, top = m.relu(), high
-    elif how == "pas":
-        x, top = m - low, _at_place(m, PAS) - low
-    else:
-        removed = _at_place(m, percentile)
-        x, top = (m - removed).relu(), high - removed
+    flat = m.flatten(-2)  # ... x hw
+    place = int((PAS if how == "pas" else percentile) * flat.shape[-1])
+    at_place = flat.kthvalue(place + 1).values[..., None, None]  # ... x 1 x 1, faster than sorting
+    x, top = {
+        "max": (m.relu(), high),
+        "pas": (m - low, at_place - low),
+        "ivr": ((m - at_place).relu(), high - at_place),
+    }[how]
     ratio = torch.where(top > 0, x / torch.where(top > 0, top, torch.ones_like(top)), (x > 0).to(x))
     return torch.where(high > low, ratio.clamp(max=1), torch.zeros_like(m))
-
-
-def _at_place(m: Tensor, p: float) -> Tensor:
-    flat = m.flatten(-2)  # ... x hw
-    return flat.kthvalue(int(p * flat.shape[-1]) + 1).values[..., None, None]  # ... x 1 x 1, faster than sorting
 
 
 def resize(m: Tensor, size: tuple[int, int]) -> Tensor:
@@ -94,11 +85,7 @@ def resize(m: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def multiscale(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """One map in 0..1 at ``size`` from the raw maps of several scales and flips: minmax, resize, mean, minmax.
-
-    >>> multiscale([torch.tensor([[0.0, 4.0]]), torch.tensor([[0.0, 1.0, 2.0, 2.0]])], (1, 4))
-    tensor([[0.0000, 0.3750, 0.8750, 1.0000]])
-    """
+    """One map in 0..1 at ``size`` from the raw maps of several scales and flips: minmax, resize, mean, minmax."""
     if not len(maps):
         raise UserError("multiscale: no map given, at least one needed")
     return minmax(torch.stack([resize(minmax(m), size) for m in maps]).mean(0))  # S x ... x H x W -> ... x H x W
@@ -107,15 +94,10 @@ def multiscale(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 def close(m: Tensor, fraction: float) -> Tensor:
     """Grey-level morphological closing (dilation, then erosion) of maps (..., H, W) in 0..1, which fills dark gaps.
 
-    Pixels outside of the map take no part (OpenCV's default border). A dark strip at the edge therefore fills if it is
-    narrower than half of the kernel, a gap inside if it is narrower than the whole.
-
-    Args:
-        fraction: side of the elliptic kernel as a fraction of the map's longer side, in [0, 1). It is rounded to an
-            odd number of pixels. Below 3 pixels nothing is done.
-
-    Raises:
-        UserError: ``fraction`` out of range, or values outside 0..1.
+    The kernel is an ellipse whose side is ``fraction`` of the map's longer side, in [0, 1), rounded to an odd number of
+    pixels. Below 3 pixels nothing is done. Pixels outside of the map take no part (OpenCV's default border): a dark
+    strip at the edge fills if it is narrower than half of the kernel, a gap inside if it is narrower than the whole.
+    UserError: ``fraction`` out of range, or values outside 0..1.
     """
     if not 0 <= fraction < 1:
         raise UserError(f"closing kernel: {fraction!r} given, a fraction of the side in [0, 1) allowed")

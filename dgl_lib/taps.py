@@ -13,18 +13,10 @@ from dgl_lib.errors import UserError
 
 
 def find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules of any network by their dotted names.
-
-    >>> find(nn.Sequential(nn.ReLU(), nn.Flatten()), ["1"])
-    {'1': Flatten(start_dim=1, end_dim=-1)}
-
-    Raises:
-        UserError: no name, a name given twice, or an unknown one; the message names similar ones.
-    """
+    """The modules of any network by their dotted names. UserError: none given, one given twice, or an unknown one."""
     if isinstance(layers, str) or not layers:
         raise UserError(f"layers: {layers!r} given, a list of at least one module name needed")
-    modules = dict(model.named_modules())
-    modules.pop("", None)
+    modules = {name: module for name, module in model.named_modules() if name}
     for name in layers:
         if name not in modules:
             close = difflib.get_close_matches(name, modules, n=3)
@@ -37,10 +29,7 @@ def find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode and weights without gradients inside; afterwards every flag as it was, module by module.
-
-    ``model.train(flag)`` could not restore a network of which only some batch norms were in eval mode.
-    """
+    """Eval mode and weights without gradients inside; afterwards every flag as it was, module by module."""
     training = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -61,10 +50,7 @@ def tap(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of ``layers`` in one forward pass: ``{layer: (N, K, h, w)}``, empty before that pass.
 
     Gradients can be taken for each. The network goes on with a clone, so an activation that works in place cannot
-    overwrite them.
-
-    Raises:
-        UserError: an unknown layer, a module that ran several times, or one whose output is not N x K x h x w.
+    overwrite them. UserError: an unknown layer, one that runs several times, or one that gives no feature map.
     """
     outputs: dict[str, Tensor] = {}
     runs = dict.fromkeys(layers, 0)

@@ -62,8 +62,8 @@ def pick_device(name: str) -> torch.device:
 def bf16_is_fast(device: torch.device) -> bool:
     """Whether training and classification run in bfloat16. Localization always runs in float32.
 
-    A CPU needs native instructions, which oneDNN reports: emulated bfloat16 is 13 times slower than float32. It also
-    needs tile instructions (AMX): with AVX512-BF16 alone a training step took 1.2 times as long as in float32.
+    On a CPU it must be native (emulated it is 13 times slower than float32), and with tile instructions: with
+    AVX512-BF16 alone a training step took 1.2 times as long as in float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -71,10 +71,7 @@ def bf16_is_fast(device: torch.device) -> bool:
 
 
 def batches(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The indices of each step's images in ``epoch``: a new order each epoch, and whole batches only.
-
-    With fewer images than ``batch_size``, all of them are one batch.
-    """
+    """The indices of each step's images in ``epoch``, in its own order. Only whole batches, unless all fit into one."""
     order = np.random.default_rng([seed, epoch]).permutation(count)
     return [order[i : i + batch_size] for i in range(0, max(1, count - batch_size + 1), batch_size)]
 
@@ -96,13 +93,10 @@ def parameter_groups(
 ) -> list[dict]:
     """Trunk and new layers at their own rates. Only weights decay, biases and batch norms do not."""
     trunk = set(model.trunk_names())
-    groups = []
-    for in_trunk, rate in ((True, trunk_learning_rate), (False, learning_rate)):
-        for is_weight, decay in ((True, weight_decay), (False, 0.0)):
-            chosen = [
-                p for name, p in model.named_parameters() if (name in trunk) == in_trunk and (p.ndim > 1) == is_weight
-            ]
-            groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
+    rates = trunk_learning_rate, learning_rate
+    groups: list[dict] = [{"params": [], "lr": r, "weight_decay": d} for r in rates for d in (weight_decay, 0.0)]
+    for name, parameter in model.named_parameters():
+        groups[2 * (name not in trunk) + (parameter.ndim == 1)]["params"].append(parameter)
     return groups
 
 
@@ -117,14 +111,12 @@ class Run:
     bar: tqdm
     began: float = field(default_factory=time.perf_counter)
     step: int = 0
-    loss: float = 0.0  # this and the next two: sums over the images that the epoch has seen so far
-    right: int = 0
-    seen: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # of the epoch so far: loss, right, images
     history: list[dict] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)  # score, epoch and weights of the best epoch so far
 
 
-SAVED = ("step", "loss", "right", "seen", "history", "best")
+SAVED = ("step", "sums", "history", "best")
 
 
 def fit(
@@ -145,20 +137,17 @@ def fit(
     A finished run's folder gives its result at once. A run that was broken off goes on from its last save.
 
     Args:
-        model: its weights are the starting weights. It comes back trained, on the CPU and in eval mode.
+        model: holds the starting weights. It comes back trained, on the CPU and in eval mode.
         train, val: data sets with the same classes. ``val`` only chooses the epoch.
         facts: further entries of the checkpoint's header.
         save_every: steps between saves; 0 saves after each epoch only.
 
-    Returns:
-        one row an epoch, with the columns ``COLUMNS``: losses in nats, accuracies in 0..1.
-
-    Raises:
-        UserError: classes that do not fit, or no images. RuntimeError: the loss is not finite.
+    Returns one row an epoch, with the columns ``COLUMNS``: losses in nats, accuracies in 0..1.
+    Raises UserError where classes do not fit or images lack, and RuntimeError where the loss is not finite.
     """
-    sizes = len(train.classes), len(val.classes), model.num_classes
-    if train.classes != val.classes or sizes[0] != sizes[2]:
-        raise UserError(f"classes: {sizes[0]} to train, {sizes[1]} to validate, {sizes[2]} in the head")
+    if train.classes != val.classes or len(train.classes) != model.num_classes:
+        given = f"{len(train.classes)} to train, {len(val.classes)} to validate, {model.num_classes} in the head"
+        raise UserError(f"classes: {given}")
     if not len(train) or not len(val):
         raise UserError(f"{len(train)} images to train, {len(val)} to validate: at least one of each needed")
     folder = Path(folder)
@@ -222,15 +211,13 @@ def train_one_epoch(run: Run, train: Dataset, recipe: Recipe, epoch: int, save_e
         run.schedule.step()
 
         run.step += 1
-        run.loss += loss.item() * len(target)
-        run.right += int((logits.argmax(1) == target).sum())
-        run.seen += len(target)
+        more = loss.item() * len(target), int((logits.argmax(1) == target).sum()), len(target)
+        run.sums = [total + one for total, one in zip(run.sums, more, strict=True)]
         run.bar.update(run.step - run.bar.n)
         if save_every and run.step % save_every == 0 and run.step % len(steps):  # an epoch's end is saved by fit
             save(run)
-    row = {"learning_rate": rate, "train_loss": run.loss / run.seen, "train_accuracy": run.right / run.seen}
-    run.loss, run.right, run.seen = 0.0, 0, 0
-    return row
+    (total, right, seen), run.sums = run.sums, [0.0, 0.0, 0.0]
+    return {"learning_rate": rate, "train_loss": total / seen, "train_accuracy": right / seen}
 
 
 @torch.no_grad()

@@ -56,9 +56,7 @@ class Classifier(nn.Module):
         """Logits (N, C) of normalised ``images`` (N, 3, H, W), float."""
         x = images
         for name, module in self.named_children():  # in the order in which data flows through them
-            if name == "fc":
-                x = x.flatten(1)  # N x K x 1 x 1 -> N x K
-            x = module(x)
+            x = module(x.flatten(1) if name == "fc" else x)  # before fc: N x K x 1 x 1 -> N x K
         return x
 
     def train(self, mode: bool = True) -> Self:
@@ -87,13 +85,9 @@ def squash(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def preprocess(model: nn.Module, images: Sequence[np.ndarray], size: int) -> Tensor:
-    """Photographs squashed to ``size`` x ``size`` pixels and normalised with the network's mean and std.
+    """Photographs (H, W, 3) uint8 RGB, of any sizes, squashed and normalised with the network's mean and std.
 
-    Args:
-        images: (H, W, 3) uint8 RGB arrays, of any sizes.
-
-    Returns:
-        (N, 3, size, size) float32 on the model's device.
+    Returns (N, 3, size, size) float32 on the model's device.
     """
     device = next(model.parameters()).device
     batch = torch.from_numpy(np.stack([squash(image, size) for image in images])).to(device)  # N x size x size x 3

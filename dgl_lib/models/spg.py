@@ -123,9 +123,6 @@ class SPGPlain(Classifier):
                 module.count_include_pad = self.count_include_pad
 
 
-SPG_PLAIN_LAYERS = SPGPlain.layers
-
-
 def spg_plain(num_classes: int, *, width: float = 1.0, weights: str | Path | None = None) -> SPGPlain:
     """SPG-plain for ``num_classes`` classes.
 
@@ -138,6 +135,6 @@ def spg_plain(num_classes: int, *, width: float = 1.0, weights: str | Path | Non
             used), or a checkpoint of this project. Its entries tell which.
 
     Raises:
-        UserError: a number out of range, an unreadable file, or entries that are missing, unknown or misshapen.
+        UserError: a number out of range, a download that failed, an unreadable file, or one that does not fit.
     """
     return build(SPGPlain, num_classes, width, weights)

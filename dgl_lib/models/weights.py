@@ -1,4 +1,4 @@
-"""Starting weights, random, torchvision's or from a file, and a digest of all weights."""
+"""Weights: random, torchvision's or from a file; trained ones to a file and back; their digest."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum
 
 from dgl_lib.errors import UserError
+from dgl_lib.files import write_bytes
 from dgl_lib.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -22,11 +23,7 @@ C = TypeVar("C", bound=Classifier)
 
 
 def build(network: type[C], num_classes: int, width: float, weights: str | Path | None) -> C:
-    """``network`` with the weights that ``weights`` names; see ``spg_plain`` for the arguments.
-
-    Raises:
-        UserError: a number out of range, a failed download, an unreadable file, or one that does not fit the network.
-    """
+    """``network`` with the weights that ``weights`` names; arguments and errors as for ``spg_plain``."""
     if not isinstance(num_classes, int) or num_classes < 2:
         raise UserError(f"num_classes: {num_classes!r} given, a whole number of at least 2 allowed")
     if not 0 < width <= 1 or (width * 16) % 1:  # at other widths the branches' channels do not add up
@@ -34,7 +31,12 @@ def build(network: type[C], num_classes: int, width: float, weights: str | Path 
     if weights == "imagenet":
         if width != 1:
             raise UserError(f"width: {width!r} given, 1 allowed with the weights 'imagenet'")
-        state, header = download(network.imagenet)
+        try:
+            state = network.imagenet.get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:  # no network, a full disk, or bytes of another SHA-256
+            given = f"{network.imagenet} failed ({' '.join(str(error).split())})"
+            raise UserError(f"weights: download of {given}; DGL_WEIGHTS may name a file") from None
+        header = {"source": f"torchvision {network.imagenet}"}
     elif weights is not None:
         state, header = read_file(Path(weights))
     model = network(num_classes, width)
@@ -62,15 +64,6 @@ def build(network: type[C], num_classes: int, width: float, weights: str | Path 
     model.origin = header.get("source", name) + ("" if whole else f"; {model.added} freshly initialised")
     log.info("%s", model.origin)
     return model.train(model.training)  # which puts frozen batch norms into eval mode
-
-
-def download(imagenet: WeightsEnum) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """torchvision's weights by name, and a header that tells their source. UserError: the download failed."""
-    try:
-        return imagenet.get_state_dict(progress=True, check_hash=True), {"source": f"torchvision {imagenet}"}
-    except (OSError, RuntimeError) as error:  # no network, a full disk, or bytes of another SHA-256
-        reason = " ".join(str(error).split())
-        raise UserError(f"weights: download of {imagenet} failed ({reason}); DGL_WEIGHTS may name a file") from None
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -113,6 +106,58 @@ def _fill(model: Classifier, state: dict[str, Tensor], name: str) -> bool:
     found = {key: state[file_key] for key, file_key in wanted.items() if file_key in state}
     model.load_state_dict(found, strict=False)  # which copies float16 to float32
     return whole
+
+
+def save_checkpoint(model: Classifier, path: str | Path, **facts: object) -> None:
+    """Write ``model``'s weights, and all that is needed to use them, to a safetensors file.
+
+    The header holds strings of JSON: what :class:`Classifier` knows of the network, and ``facts`` (training
+    parameters, the data's hash, scores). ``load_checkpoint`` reads them back.
+    """
+    header = {
+        "architecture": model.architecture,
+        "width": json.dumps(model.width),
+        "classes": json.dumps(list(model.classes) or [str(c) for c in range(model.num_classes)]),
+        "mean": json.dumps(list(model.mean)),
+        "std": json.dumps(list(model.std)),
+        "freeze_batch_norm": json.dumps(model.freeze_batch_norm),
+        "source": model.origin,
+        "facts": json.dumps(facts, sort_keys=True),
+    }
+    if hasattr(model, "count_include_pad"):
+        header["count_include_pad"] = json.dumps(model.count_include_pad)
+    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    write_bytes(Path(path), _sorted_header(save(state, header)))
+
+
+def _sorted_header(file: bytes) -> bytes:
+    """The same safetensors file with its header's entries sorted, since safetensors writes them in any order."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # tensors stay aligned to 8 bytes
+    return len(header).to_bytes(8, "little") + header + file[8 + length :]
+
+
+def load_checkpoint(path: str | Path) -> Classifier:
+    """The trained classifier at ``path``, in eval mode. UserError: it is no checkpoint of this project."""
+    path = Path(path)
+    _, header = read_file(path)
+    networks = {network.architecture: network for network in Classifier.__subclasses__()}
+    if (network := networks.get(header.get("architecture", ""))) is None:
+        names = ", ".join(networks)
+        raise UserError(f"{path.name!r} is not a checkpoint of this project: its header names none of {names}")
+    try:
+        width, classes, facts = (json.loads(header[key]) for key in ("width", "classes", "facts"))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path.name!r} has no readable width, classes or facts in its header: {error}") from None
+    model = build(network, len(classes), width, path)
+    model.classes, model.facts = tuple(classes), facts
+    return model.eval()
+
+
+def committed_checkpoint(name: str = "creatures") -> Path:
+    """The file of a classifier that comes with the package."""
+    return Path(__file__).parent / "trained" / f"{name}.safetensors"
 
 
 def digest(model: nn.Module) -> str:

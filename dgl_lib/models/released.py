@@ -1,21 +1,76 @@
-"""ResNet50-SE: ResNet-50 with a gate in each block, its last group at stride 1. From the released code.
-
-Parameter names are torchvision's.
+"""The released code's other two classifiers. VGG16-gap is VGG-16's convolutions, one more, and global average pooling.
+ResNet50-SE is ResNet-50 with a gate in each block and its last group at stride 1.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights
+from torchvision.models import ResNet50_Weights, VGG16_Weights
 from torchvision.models.resnet import Bottleneck, conv1x1
 from torchvision.ops import SqueezeExcitation
 
 from dgl_lib.models.classifier import Classifier, layer_table
 from dgl_lib.models.weights import build
 
-OPEN = 20.0  # in float32 sigmoid(x) is exactly 1 from about 17 on
+
+class VGG16Gap(Classifier):
+    """VGG-16 (Simonyan and Zisserman, ICLR 2015) without its fifth pool and its dense layers, then ``add``.
+
+    Build it with :func:`vgg16_gap`. A convolution's name gives its output after ReLU.
+    """
+
+    architecture = "vgg16_gap"
+    layers = layer_table(
+        ("conv1_1 conv1_2", 64, 1),
+        ("pool1", 64, 2),
+        ("conv2_1 conv2_2", 128, 2),
+        ("pool2", 128, 4),
+        ("conv3_1 conv3_2 conv3_3", 256, 4),
+        ("pool3", 256, 8),
+        ("conv4_1 conv4_2 conv4_3", 512, 8),
+        ("pool4", 512, 16),
+        ("conv5_1 conv5_2 conv5_3", 512, 16),
+        ("add", 1024, 16),
+    )
+    layer = "conv5_3"
+    imagenet = VGG16_Weights.IMAGENET1K_V1
+    trunk = "a VGG-16 trunk (features.0 to features.28)"
+    new, added = frozenset({"add", "fc"}), "add and fc"
+    dropped = ("classifier.",)
+
+    def __init__(self, num_classes: int, width: float):
+        super().__init__(num_classes, width)
+        channels = 3
+        for name, full, _ in self.layers:  # the table is the network
+            if name.startswith("pool"):
+                self.add_module(name, nn.MaxPool2d(2))
+                continue
+            convolution = nn.Conv2d(channels, self.scaled(full), 3, padding=1)
+            self.add_module(name, nn.Sequential(OrderedDict(conv=convolution, relu=nn.ReLU())))
+            channels = self.scaled(full)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)  # N x K x 1 x 1
+        self.fc = nn.Linear(channels, num_classes)  # N x C
+
+    def trunk_names(self) -> dict[str, str]:
+        """``conv1_1`` to ``conv5_3``, which torchvision numbers: a convolution and its ReLU are two, a pool is one."""
+        names: dict[str, str] = {}
+        place = 0
+        for name, _, _ in self.layers[:-1]:
+            if name.startswith("conv"):
+                names |= {f"{name}.conv.{what}": f"features.{place}.{what}" for what in ("weight", "bias")}
+            place += 1 if name.startswith("pool") else 2
+        return names
+
+
+def vgg16_gap(num_classes: int, *, width: float = 1.0, weights: str | Path | None = None) -> VGG16Gap:
+    """VGG16-gap for ``num_classes`` classes; arguments and errors as for :func:`spg_plain`.
+
+    A trunk holds torchvision's ``features.*``. ``add`` and ``fc`` then stay random.
+    """
+    return build(VGG16Gap, num_classes, width, weights)
 
 
 class SEBottleneck(Bottleneck):
@@ -43,7 +98,7 @@ class SEBottleneck(Bottleneck):
 
 
 class ResNet50SE(Classifier):
-    """ResNet-50 (He et al., CVPR 2016) with gates. Build it with :func:`resnet50_se`. No dropout."""
+    """ResNet-50 (He et al., CVPR 2016) with gates. Build it with :func:`resnet50_se`. Names are torchvision's."""
 
     architecture = "resnet50_se"
     layers = layer_table(  # the released code calls these group1/block0 to group3/block2
@@ -63,11 +118,9 @@ class ResNet50SE(Classifier):
 
         def group(inner: int, blocks: int, stride: int) -> nn.Sequential:
             nonlocal channels
-            made = []
-            for i in range(blocks):
-                made.append(SEBottleneck(channels, self.scaled(inner), stride if i == 0 else 1))
-                channels = self.scaled(inner) * SEBottleneck.expansion
-            return nn.Sequential(*made)
+            into, channels = channels, self.scaled(inner) * SEBottleneck.expansion
+            first, rest = (into, self.scaled(inner), stride), (channels, self.scaled(inner), 1)
+            return nn.Sequential(*(SEBottleneck(*one) for one in [first] + [rest] * (blocks - 1)))
 
         #                                                               at 224 px: N x
         self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)  #     64 x 112 x 112
@@ -86,7 +139,7 @@ class ResNet50SE(Classifier):
         for module in self.modules():
             if isinstance(module, SqueezeExcitation):
                 nn.init.zeros_(module.fc2.weight)
-                nn.init.constant_(module.fc2.bias, OPEN)
+                nn.init.constant_(module.fc2.bias, 20.0)  # in float32 sigmoid(20) is 1
 
 
 def resnet50_se(num_classes: int, *, width: float = 1.0, weights: str | Path | None = None) -> ResNet50SE:
