@@ -78,7 +78,7 @@ def run(name: str = "full", *settings: str, **options: Any) -> Path:
         ({"rule": "paper"}, "one of released, autograd"),
         ({"layers": ["Mixed_6e", "Mixed_9z"]}, "'Mixed_9z' given, one of Mixed_5b"),
         ({"layers": []}, "at least 1 item"),
-        ({"width": 0.3}, "1/16"),
+        ({"width": 0.3}, "a multiple of 0.0625"),
         ({"alpha": 0.0}, "greater than 0 allowed"),
         ({"alpha": float("nan")}, "a finite number allowed"),
         ({"alpha": "1e-3"}, "'1e-3' given, a valid number allowed (write 0.001, not 1e-3)"),
@@ -228,7 +228,7 @@ def test_a_failing_notebook_leaves_earlier_results(project: Path) -> None:
 def test_a_kernel_that_dies(tmp_path: Path) -> None:
     write_notebook(tmp_path / "n.ipynb", FIRST, "import os; os._exit(1)")
     with pytest.raises(UserError, match=r"n\.ipynb: Kernel died"):
-        notebooks.execute(tmp_path / "n.ipynb", tmp_path / "out.ipynb", {}, progress=False)
+        notebooks.execute(tmp_path / "n.ipynb", tmp_path / "out.ipynb", {}, published={}, progress=False)
 
 
 def test_two_studies_do_not_mix(project: Path) -> None:

@@ -1,7 +1,5 @@
 """The claims of the talk, with the rule that decides each one, fixed before anything was measured."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +15,10 @@ from dgl_lib.metrics import MARGIN
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: what the talk says, what is measured for it, and the effect (in ``unit``) it has to exceed.
+    """What the talk says, what is measured for it, and the ``margin`` in ``unit`` that the effect has to exceed.
 
-    ``margin`` is None where the claim is an identity that holds or fails. ``keeps`` names what must not be lost on the
-    way: a change in it wholly below -margin refutes the claim, whatever was gained. ``also`` names a second effect that
-    has to exceed the margin too.
+    An identity that holds or fails has no margin. ``keeps`` names what must not be lost on the way, and ``also`` a
+    second effect that has to exceed the margin too.
     """
 
     says: str
@@ -83,12 +80,9 @@ def verdict(
 ) -> str:
     """Decide a claim from the 95 % interval [low, high] of its effect, all in the same unit.
 
-    "reproduced": the interval lies above the margin; "not reproduced": wholly below it; else "undecided".
-    ``kept`` is the interval of the change in what must not be lost: wholly below -margin means "not reproduced" too.
-    ``also`` is the interval of a second effect: both must lie above the margin, and either wholly below it refutes.
-
-    Raises:
-        ValueError: an interval is not finite, or its ends are the wrong way round.
+    "reproduced" where the interval lies above the margin, "not reproduced" where it lies wholly below, else
+    "undecided". ``kept`` is the interval of the change in what must not be lost; wholly below -margin it refutes too.
+    ``also`` is the interval of a second effect that has to lie above the margin as well. ValueError: no interval.
     """
     effects = [(low, high), *([also] if also else [])]
     for a, b in (*effects, kept or (0.0, 0.0)):
@@ -116,11 +110,9 @@ def claim_row(
 
     Args:
         claim: "C1" .. "C9".
-        measured: the effect; for C3 and C9 whether the identity held, with the numbers in ``detail``.
-        low, high: 95 % bootstrap interval of the effect over images; left out for C3 and C9.
-        n: number of images.
-        kept: for C2, the interval (low, high) of the change in precision, in points.
-        also: for C1, the interval (low, high) of the change in p_c, in 0..1.
+        measured: the effect; for C3 and C9 whether the identity held.
+        low, high: 95 % bootstrap interval of the effect over ``n`` images; left out for C3 and C9.
+        kept, also: intervals (low, high): for C2 of the change in precision (points), for C1 of that in p_c (0..1).
         detail: what sets this row apart from others of the same claim: layer, method, scores.
 
     Raises:
@@ -139,32 +131,23 @@ def claim_row(
     for name, given, wanted in (("keeps", kept, rule.keeps), ("also asks for", also, rule.also)):
         if (given is not None) != bool(wanted):
             raise UserError(f"claim {claim} {name} {wanted or 'nothing'}: {given!r} given")
-    return {
-        **row,
-        "measured": float(measured),
-        "verdict": verdict(low, high, rule.margin, kept, also),
-        "detail": detail,
-    }
+    decided = verdict(low, high, rule.margin, kept, also)
+    return {**row, "measured": float(measured), "verdict": decided, "detail": detail}
 
 
 def save_claims(folder: Path, notebook: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Write the rows of one notebook ("02") to ``folder/claims_02.csv`` and return them as a table."""
-    table = pd.DataFrame(list(rows), columns=COLUMNS)
-    return write_table(Path(folder) / f"claims_{notebook}.csv", table)
+    return write_table(folder / f"claims_{notebook}.csv", pd.DataFrame(list(rows), columns=COLUMNS))
 
 
 def claims_table(folder: Path) -> pd.DataFrame:
     """All claims of a results folder, in the order C1 to C9; a claim without a row is listed as "not measured"."""
-    tables = [
-        pd.read_csv(p, dtype={"detail": str}).fillna({"detail": ""})
-        for p in sorted(Path(folder).glob("claims_[0-9]*.csv"))
-    ]
+    files = sorted(folder.glob("claims_[0-9]*.csv"))
+    tables = [pd.read_csv(file, dtype={"detail": str}).fillna({"detail": ""}) for file in files]
     rows = [row for table in tables for row in table.to_dict("records")]
-    rows += [
-        {"claim": name, "says": rule.says, "unit": rule.unit, "n": 0, "verdict": "not measured", "detail": ""}
-        for name, rule in CLAIMS.items()
-        if name not in {row["claim"] for row in rows}
-    ]
+    missing: dict[str, Any] = {"n": 0, "verdict": "not measured", "detail": ""}
+    known = {row["claim"] for row in rows}
+    rows += [{"claim": c, "says": r.says, "unit": r.unit, **missing} for c, r in CLAIMS.items() if c not in known]
     return pd.DataFrame(rows, columns=COLUMNS).sort_values("claim", kind="stable", ignore_index=True)
 
 

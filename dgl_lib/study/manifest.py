@@ -1,14 +1,12 @@
 """What a result says of its own making: parameters, versions, hashes, times, hardware. It holds no machine's paths."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +21,29 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on; packages that are missing are left out."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def hardware() -> dict[str, Any]:
     """Processor, cores this process may use, memory in GiB, whether bf16 is native, graphics card if any, system."""
+    processor = platform.processor() or platform.machine()
+    if (known := Path("/proc/cpuinfo")).is_file():  # where Linux keeps the processor's name
+        named = [line for line in known.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        processor = named[0].split(":", 1)[1].strip() if named else processor
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
     return {
-        "processor": _processor(),
+        "processor": processor,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": _memory(),
+        "memory_gib": round(pages / 2**30, 1) if pages else None,
         "bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _processor() -> str:
-    """The processor's model name: Linux keeps it in /proc, elsewhere ``platform`` knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _memory() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return None
-
-
 def revision(root: Path) -> dict[str, Any]:
-    """The git commit at ``root``, None outside a repository, and whether tracked files differ from it.
-
-    What stands in ``results`` does not count: each run writes there.
-    """
+    """The git commit at ``root`` (None outside a repository), and whether tracked files but those in results differ."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
@@ -77,32 +55,24 @@ def revision(root: Path) -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What ``folder/manifest.json`` says of each notebook, by its name; empty where there is none."""
-    path = folder / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8"))["notebooks"] if path.is_file() else {}
-
-
 def publish(stage: Path, target: Path, facts: Mapping[str, Mapping[str, Any]]) -> None:
     """Move what each notebook of a finished run made from ``stage/NAME`` to ``target``, and say so in its manifest.
 
-    Files that only the run of the same notebook before it had made go. What other notebooks made stays.
-
-    Args:
-        facts: what is known of each notebook's run, by the notebook's name.
+    Files that only the run of the same notebook before it had made go. What other notebooks made stays. ``facts`` are
+    what is known of each notebook's run, by the notebook's name.
     """
-    entries = read_manifest(target)
+    path = target / "manifest.json"
+    entries = json.loads(path.read_text(encoding="utf-8")).get("notebooks", {}) if path.is_file() else {}
     same = {"versions": versions(), "hardware": hardware()}
     for name, known in facts.items():
-        files = sorted(p for p in (stage / name).rglob("*") if p.is_file())
-        made = {p.relative_to(stage / name).as_posix(): sha256(p) for p in files}
+        files = {file.relative_to(stage / name).as_posix(): file for file in sorted((stage / name).iterdir())}
+        made = {place: sha256(file) for place, file in files.items()}
         for gone in set(entries.get(name, {}).get("files", {})) - set(made):
             (target / gone).unlink(missing_ok=True)
-        for file in files:
-            place = target / file.relative_to(stage / name)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
+        target.mkdir(parents=True, exist_ok=True)
+        for place, file in files.items():
+            os.replace(file, target / place)
         entries[name] = {**known, **same, "files": made}
     text = json.dumps({"notebooks": dict(sorted(entries.items()))}, indent=2, ensure_ascii=False)
-    write_text(target / "manifest.json", text + "\n")
+    write_text(path, text + "\n")
     shutil.rmtree(stage)

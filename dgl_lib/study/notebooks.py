@@ -1,7 +1,5 @@
 """Running a notebook, and cleaning what was run, so that a rerun gives the same bytes."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,30 +14,17 @@ from dgl_lib.errors import UserError
 from dgl_lib.files import write_text
 
 # What one run writes and the next one writes differently: times, paths, widget ids, the patch release of Python.
-VOLATILE = [
-    "metadata.papermill",
-    "metadata.widgets",
-    "metadata.language_info.version",
-    "cell.metadata.papermill",
-    "cell.metadata.execution",
-]
+VOLATILE = ["metadata.papermill", "metadata.widgets", "metadata.language_info.version"]
+VOLATILE += ["cell.metadata.papermill", "cell.metadata.execution"]
 
 
 def execute(
-    source: Path,
-    output: Path,
-    parameters: Mapping[str, Any],
-    *,
-    published: Mapping[str, str] | None = None,
-    progress: bool = True,
+    source: Path, output: Path, parameters: Mapping[str, Any], *, published: Mapping[str, str], progress: bool = True
 ) -> None:
     """Run the notebook ``source`` with ``parameters`` in a fresh kernel, in its own folder; clean what it leaves.
 
-    ``output`` gets the executed notebook. Two runs with equal outputs write equal bytes.
-
-    Args:
-        published: {text: text}; what stands in the cell of injected parameters instead once the run is published, such
-            as the results folder for the folder that the run wrote to.
+    ``output`` gets the executed notebook. Two runs with equal outputs write equal bytes. ``published`` is as for
+    ``clean``.
 
     Raises:
         UserError: a cell raised, or the kernel died. ``output`` then holds the notebook up to that cell.
@@ -63,13 +48,17 @@ def execute(
         failure = f"{source.name}, cell [{error.exec_count}]: {error.ename}: {said}"
     except RuntimeError as error:  # nbclient's DeadKernelError
         failure = f"{source.name}: {error} (a kernel that dies has most often run out of memory)"
-    clean(output, published or {})
+    clean(output, published)
     if failure:
         raise UserError(failure)
 
 
 def clean(path: Path, published: Mapping[str, str]) -> None:
-    """Take out of an executed notebook what differs from run to run. Outputs and execution counts stay."""
+    """Take out of an executed notebook what differs from run to run. Outputs and execution counts stay.
+
+    ``published`` maps text in the cell of injected parameters to what stands there instead, such as the folder that a
+    run wrote to and the one that it is published in.
+    """
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):

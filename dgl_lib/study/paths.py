@@ -1,7 +1,5 @@
 """Where the study's files live. No other module puts a path together."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -31,28 +29,24 @@ def runs_folder() -> Path:
 
 def notebooks() -> list[Path]:
     """The project's notebooks in the order of their numbers."""
-    found = sorted((project_root() / "notebooks").glob("*.ipynb"))
-    if not found:
-        raise UserError("the folder notebooks holds no notebook")
-    return found
+    return sorted((project_root() / "notebooks").glob("*.ipynb"))
 
 
 def checkpoint_path(checkpoint: str) -> Path:
-    """The file a ``checkpoint`` parameter names: "creatures" (in the package) or a path from the project's root."""
-    path = committed_checkpoint(checkpoint) if checkpoint == "creatures" else project_root() / checkpoint
+    """The file that a ``checkpoint`` parameter names. UserError: there is none."""
+    path = committed_checkpoint() if checkpoint == "creatures" else project_root() / checkpoint
     if not path.is_file():
         raise UserError(f"checkpoint: no file at {checkpoint!r}; 'creatures' or a .safetensors file allowed")
     return path
 
 
 def weights_source(weights: str) -> str | Path | None:
-    """What ``weights`` stands for: "" random, "imagenet" the file at $DGL_WEIGHTS, else torchvision's, or a path.
+    """What ``weights`` stands for: "" random weights, "imagenet" the file at $DGL_WEIGHTS or torchvision's, or a path.
 
     Raises:
         UserError: there is no such file.
     """
-    if weights == "imagenet":
-        weights = os.environ.get("DGL_WEIGHTS", "imagenet")
+    weights = os.environ.get("DGL_WEIGHTS", weights) if weights == "imagenet" else weights
     if weights in ("", "imagenet"):
         return weights or None
     path = project_root() / weights

@@ -1,7 +1,5 @@
 """The study's parameters: one typed, validated object, read once from a profile or from a notebook's own cell."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +16,6 @@ from dgl_lib.study import paths
 from dgl_lib.training import Recipe
 
 PROFILES = Path(__file__).parent / "profiles"
-LAYER_NAMES = [layer.name for layers in LAYERS.values() for layer in layers]
 
 
 def _one_of(allowed: Sequence[str] | Mapping[str, Any]) -> AfterValidator:
@@ -30,12 +27,6 @@ def _one_of(allowed: Sequence[str] | Mapping[str, Any]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _multiple_of_a_sixteenth(width: float) -> float:
-    if (width * 16) % 1:
-        raise ValueError("a multiple of 1/16 allowed")
-    return width
-
-
 def _below_the_project(path: str) -> str:
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise ValueError("a path below the project's root allowed (it is published)")
@@ -43,14 +34,14 @@ def _below_the_project(path: str) -> str:
 
 
 ProjectPath = Annotated[str, AfterValidator(_below_the_project)]
-LayerName = Annotated[str, _one_of(LAYER_NAMES)]
+LayerName = Annotated[str, _one_of([layer.name for layers in LAYERS.values() for layer in layers])]
 MethodName = Annotated[str, _one_of(METHODS)]
 
 
 class Profile(Recipe):
     """Every parameter that a notebook of the study may declare; ``Recipe`` holds those of training.
 
-    A profile's file and ``--set`` give some of them. ``model_fields_set`` tells which; the notebooks' own defaults
+    A profile's file and ``--set`` give some of them, which ``model_fields_set`` tells. The notebooks' own defaults
     stand for the others.
     """
 
@@ -64,9 +55,7 @@ class Profile(Recipe):
     train_count: int = Field(400, ge=0, description="training images, 0 for all")
     labels: Literal["given", "shuffled"] = Field("given", description="shuffled: a control that can learn no class")
     network: Annotated[str, _one_of(NETWORKS)] = Field("spg_plain", description="classifier")
-    width: Annotated[float, AfterValidator(_multiple_of_a_sixteenth)] = Field(
-        0.125, gt=0, le=1, description="multiplier of every layer's channels, a multiple of 1/16"
-    )
+    width: float = Field(0.125, gt=0, le=1, multiple_of=1 / 16, description="multiplier of every layer's channels")
     weights: ProjectPath = Field("", description="starting weights: '' (random), 'imagenet' or a path")
 
     checkpoint: ProjectPath = Field("creatures", description="'trained', 'creatures' (in the package) or a path")
@@ -105,21 +94,15 @@ def validated(values: Mapping[str, Any]) -> Profile:
         raise UserError(f"{name}: {first['input']!r} given, {said[:1].lower()}{said[1:]}{hint}") from None
 
 
-def profile_names() -> list[str]:
-    """The profiles that come with the package."""
-    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
-
-
 def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
     """The profile ``name`` with ``settings`` ("name=value", the value as in YAML) put over it.
 
-    A ``network`` that is set comes with its own ``layers`` and ``layer`` unless those are set too.
-
-    Raises:
-        UserError: an unknown profile, or as ``validated``.
+    A ``network`` that is set comes with its own ``layers`` and ``layer`` unless those are set too. UserError: an
+    unknown profile, or as ``validated``.
     """
-    if name not in profile_names():
-        raise UserError(f"unknown profile {name!r}; allowed: {', '.join(profile_names())}")
+    known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"unknown profile {name!r}; allowed: {', '.join(known)}")
     given = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) or {}
     chosen: dict[str, Any] = {}
     for setting in settings:
@@ -127,9 +110,8 @@ def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
         if not equals:
             raise UserError(f"--set {setting}: name=value allowed")
         field = Profile.model_fields.get(key)
-        is_text = field is not None and isinstance(field.default, str)
         try:
-            chosen[key] = text if is_text else yaml.safe_load(text)
+            chosen[key] = text if field and isinstance(field.default, str) else yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(f"--set {setting}: the value is not YAML") from None
     network = chosen.get("network")
@@ -149,16 +131,12 @@ def declared(notebook: Path) -> list[str]:
 def check(notebook: str, variables: Mapping[str, Any]) -> Profile:
     """For a notebook's first cell after its parameters: ``study.check("01_train_classifier", globals())``.
 
-    Plain papermill only warns of a misspelt name and sets it all the same. Here it is an error.
-
-    Raises:
-        UserError: a variable that was set and is not declared, or a value that is not allowed.
+    Plain papermill only warns of a misspelt name and sets it all the same. Here it is a UserError, and so is a value
+    that is not allowed.
     """
     names = declared(paths.project_root() / "notebooks" / f"{notebook}.ipynb")
-    plain = {k: v for k, v in variables.items() if k[0] != "_" and k != "In" and isinstance(v, PLAIN)}
-    if unknown := [name for name in plain if name not in names]:
+    plain = (bool, int, float, str, list)  # what a parameter can be; modules and functions are not
+    given = [k for k, v in variables.items() if k[0] != "_" and k != "In" and isinstance(v, plain)]
+    if unknown := [name for name in given if name not in names]:
         raise UserError(f"{notebook}: unknown parameter {unknown[0]!r}; allowed: {', '.join(names)}")
     return validated({name: variables[name] for name in names})
-
-
-PLAIN = (bool, int, float, str, list)

@@ -1,7 +1,5 @@
 """README's tables, made from the results: the text between ``<!-- begin: NAME -->`` and ``<!-- end: NAME -->``."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The study from end to end: check everything, train, localize, write tables, run notebooks, publish."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import time
@@ -117,7 +115,7 @@ def rerun_committed(*, progress: bool = True) -> None:
     with exclusive(folder):
         stage, sources = _emptied(folder), paths.notebooks()
         for source in sources:
-            execute(source, stage / source.name, {}, progress=progress)
+            execute(source, stage / source.name, {}, published={}, progress=progress)
         for source in sources:
             os.replace(stage / source.name, source)
         shutil.rmtree(stage)

@@ -1,10 +1,8 @@
 """The steps that notebooks and the runner share: the data, training a classifier, opening a trained one."""
 
-from __future__ import annotations
-
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,11 +50,7 @@ def parts(profile: Profile) -> tuple[Dataset, Dataset]:
 
 
 def classifier(checkpoint: str, data: str, layers: Sequence[str] = ()) -> Classifier:
-    """The trained classifier that ``checkpoint`` names ("creatures" or a path below the project).
-
-    Raises:
-        UserError: its classes are not those of ``data``, or it lacks one of ``layers``.
-    """
+    """The classifier that ``checkpoint`` names. UserError: its classes are not ``data``'s, or it lacks a layer."""
     model = load_checkpoint(paths.checkpoint_path(checkpoint))
     if model.classes != (classes := load(data, "val").classes):
         raise UserError(
@@ -77,8 +71,8 @@ def check_layers(network: str, layers: Sequence[str]) -> None:
 def train_classifier(profile: Profile, *, progress: bool = False) -> Path:
     """Train a classifier from image labels alone, or find it trained, or resume it; return its checkpoint.
 
-    The run's folder, ``results/.runs/DATA-HASH``, is named by the hash of all that determines the result: parameters,
-    data, starting weights, kind of device, format version. ``history.csv`` stands beside the checkpoint.
+    The run's folder, ``results/.runs/DATA-HASH``, is named by all that determines the result: parameters, data,
+    starting weights, kind of device, format version. ``history.csv`` stands beside the checkpoint.
     """
     checkpoint, train, val, facts = _training(profile)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -111,13 +105,8 @@ def _training(profile: Profile) -> tuple[Path, Dataset, Dataset, dict[str, Any]]
         "data_sha256": {"train": train.digest, "val": val.digest},
         "format": FORMAT,
     }
-    return run_folder(facts) / "classifier.safetensors", train, val, facts
-
-
-def run_folder(facts: Mapping[str, Any]) -> Path:
-    """The folder of the training that these facts determine."""
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    return paths.runs_folder() / f"{facts['data']}-{key}"
+    return paths.runs_folder() / f"{profile.data}-{key}" / "classifier.safetensors", train, val, facts
 
 
 def _training_part(data: str, count: int, skip: bool) -> Dataset:

@@ -4,8 +4,6 @@ Whatever takes long is kept below ``results/.runs`` under a name made of all tha
 broke off goes on where it stood.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
