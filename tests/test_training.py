@@ -318,11 +318,13 @@ def test_a_full_disk_keeps_the_maps_that_were_there(tmp_path: Path, monkeypatch:
         patch.setattr(files, "write_bytes", filling)
         raw.raw_maps(model, VAL, **settings)  # type: ignore[arg-type]
     [part] = tmp_path.glob("maps-*/*.npz")
-    kept, localized = part.read_bytes(), []
-    true_localize = raw._localize
-    monkeypatch.setattr(raw, "_localize", lambda *a: localized.append(list(a[2])) or true_localize(*a))
+    kept, seen, true_preprocess = part.read_bytes(), [], raw.preprocess
+    monkeypatch.setattr(
+        raw, "preprocess", lambda m, images, side: seen.extend(images) or true_preprocess(m, images, side)
+    )
     maps = raw.raw_maps(model, VAL, **settings)  # type: ignore[arg-type]
-    assert localized == [[2, 3]] and part.read_bytes() == kept and len(maps.classes) == 4
+    assert [image.tobytes() for image in seen] == [VAL.image(i).tobytes() for i in (2, 3)]
+    assert part.read_bytes() == kept and len(maps.classes) == 4
 
 
 # ------------------------------------------------------------------------------------------------ the epoch kept
