@@ -26,8 +26,7 @@ from matplotlib.patches import Rectangle
 from dgl_lib.plots import style
 
 LAYERS = "layer, from the input (left) to the output (right)"
-MARKERS = "os^Dvp*X"
-INK, FRAME = "#333333", "#d62728"
+MARKERS, INK, FRAME = "os^Dvp*X", "#333333", "#d62728"
 Columns = str | Sequence[str]
 
 

@@ -52,8 +52,9 @@ CONTROLS = {"right class": "#000000", "wrong class": "#d62728", "untrained": "#1
 #: Light to dark, as more is done to a map.
 TREATMENTS = {"none": "#c7c7c7", "MC": "#fdae6b", "MS": "#6baed6", "MS+MC": "#08519c"}
 COLOURS = {method: colour for method, (_, colour) in METHODS.items()} | VERDICTS | CLAIMS | CONTROLS | TREATMENTS
-#: Lines of baselines are broken, those of methods are not.
-LINES = {"whole_image": ":", "centred_gaussian": "--", "random_order": ":", "features": "--", "a guess": ":"}
+#: Broken lines: baselines, and what often lies on another line.
+DOTTED, DASHED = ("whole_image", "random_order", "a guess"), ("centred_gaussian", "features", "MS+MC")
+LINES = dict.fromkeys(DOTTED, ":") | dict.fromkeys(DASHED, "--")
 
 
 def use_style() -> None:
