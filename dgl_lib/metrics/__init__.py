@@ -10,12 +10,13 @@ from dgl_lib.metrics.pixels import (
     REGIONS,
     REST,
     IoUCurve,
+    PxAP,
     at_least,
     background_iou,
     histograms,
     iou,
+    masks_at,
     miou,
     precision,
     recall,
 )
-from dgl_lib.metrics.pxap import AveragePrecision, PxAP, masks_at

@@ -6,8 +6,6 @@ A box is ``x0, y0, x1, y1`` in pixels. Its last pixel counts, so IoU adds 1 to e
 nevertheless ends one pixel behind it, unless the map ends there. The published code does both, and so does this one.
 """
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,18 +20,14 @@ from dgl_lib.errors import UserError
 from dgl_lib.maps import normalise
 from dgl_lib.metrics.counts import Counts, Curve
 
-#: Side in pixels that maps and ground-truth boxes are brought to.
-SIZE = 224
-#: Shares of the map's highest grey level: 0, 0.001 .. 0.999.
-THRESHOLDS = np.arange(0, 1, 0.001)
+SIZE = 224  # side in pixels that maps and ground-truth boxes are brought to
+THRESHOLDS = np.arange(0, 1, 0.001)  # shares of the map's highest grey level: 0, 0.001 .. 0.999
 
 
 def score_map(m: torch.Tensor | np.ndarray, size: int = SIZE, how: str = "minmax") -> np.ndarray:
     """A raw map (h, w) as a score map (size, size), float64 in 0..1: cubic resize, then ``maps.normalise``.
-
-    Cubic interpolation overshoots, so normalising has to come last. A constant map becomes zeros.
-    UserError: not two axes, a value that is not finite, or an unknown normalisation.
-    """
+    Cubic interpolation overshoots, so normalising has to come last. A constant map becomes zeros. UserError: not two
+    axes, a value that is not finite, or an unknown normalisation."""
     raw = torch.as_tensor(m).detach().cpu().double().numpy()
     if raw.ndim != 2 or not raw.size:
         raise UserError(f"map: shape {raw.shape} given, (h, w) needed")
@@ -45,8 +39,7 @@ def score_map(m: torch.Tensor | np.ndarray, size: int = SIZE, how: str = "minmax
 
 def scale(boxes: np.ndarray, size: tuple[int, int], to: int = SIZE) -> np.ndarray:
     """Boxes (n, 4) on an image of ``size`` = (H, W), scaled to a square of side ``to``: (n, 4) int64, truncated."""
-    height, width = map(float, size)
-    return (_checked(boxes, size) * float(to) / [width, height, width, height]).astype(np.int64)
+    return (_checked(boxes, size) * float(to) / ([size[1], size[0]] * 2)).astype(np.int64)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -68,31 +61,22 @@ def _checked(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         raise UserError("boxes: none given, an image needs at least one ground-truth box to be scored")
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise UserError(f"boxes: shape {boxes.shape} given, (n, 4) needed")
-    height, width = size
-    good = (boxes[:, :2] >= 0) & (boxes[:, 2:] >= boxes[:, :2]) & (boxes[:, 2:] <= [width, height])  # a NaN fails
+    good = (boxes[:, :2] >= 0) & (boxes[:, 2:] >= boxes[:, :2]) & (boxes[:, 2:] <= size[::-1])  # a NaN fails
     if not good.all():
         wrong = boxes[~good.all(1)][0].tolist()
-        raise UserError(f"box: {wrong} given, 0 <= x0 <= x1 <= {width} and 0 <= y0 <= y1 <= {height} needed")
+        raise UserError(f"box: {wrong} given, 0 <= x0 <= x1 <= {size[1]} and 0 <= y0 <= y1 <= {size[0]} needed")
     return boxes
 
 
 @dataclass(frozen=True)
 class Found:
-    """The boxes of one map at many thresholds. Thresholds that leave the same pixels share one cut of the map.
+    """The boxes of one map at many thresholds. Thresholds that leave the same pixels share one cut of the map."""
 
-    Attributes:
-        boxes: (n, 4) int64, one around each contour, cut by cut; (0, 0, 0, 0) where a cut has no contour.
-        first: (cuts + 1,); boxes[first[i] : first[i + 1]] are those of cut i.
-        largest: (cuts,) index of the box around each cut's largest contour (by ``cv2.contourArea``; ties: the first).
-        cut: (thresholds,) the cut of each threshold.
-        size: (H, W) of the map.
-    """
-
-    boxes: np.ndarray
-    first: np.ndarray
-    largest: np.ndarray
-    cut: np.ndarray
-    size: tuple[int, int]
+    boxes: np.ndarray  # (n, 4) int64, one around each contour, cut by cut; (0, 0, 0, 0) where a cut has no contour
+    first: np.ndarray  # (cuts + 1,); boxes[first[i] : first[i + 1]] are those of cut i
+    largest: np.ndarray  # (cuts,), the box around each cut's largest contour (by cv2.contourArea; ties: the first)
+    cut: np.ndarray  # (thresholds,), the cut of each threshold
+    size: tuple[int, int]  # (H, W) of the map
 
     def largest_boxes(self) -> np.ndarray:
         """The largest contour's box at each threshold, (thresholds, 4)."""
@@ -114,14 +98,10 @@ class Found:
 
 
 def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS, *, threads: int | None = None) -> Found:
-    """The boxes of a score map (H, W) in 0..1 at every threshold. Each distinct cut is searched once.
-
-    The map becomes uint8 by truncation of 255 m. At threshold t the object is what lies strictly above
-    ``int(t * highest grey level)``. Contours are OpenCV's with ``RETR_TREE``, so those around holes count as well.
-    ``threads`` share the cuts (None: one a core, up to 4) without a change to the result.
-    UserError: not two axes, or values that are no numbers in 0..1.
-    """
-    score = np.asarray(score)
+    """The boxes of a score map (H, W) in 0..1 at every threshold. Each distinct cut is searched once. The map becomes
+    uint8 by truncation of 255 m. At threshold t the object is what lies strictly above ``int(t * highest grey level)``.
+    Contours are OpenCV's with ``RETR_TREE``, so those around holes count as well. ``threads`` share the cuts (None: one
+    a core, up to 4) without a change to the result. UserError: not two axes, or values that are no numbers in 0..1."""
     if score.ndim != 2 or not score.size:
         raise UserError(f"score map: shape {score.shape} given, (H, W) needed")
     if not (score.min() >= 0 and score.max() <= 1):  # a NaN fails both
@@ -132,7 +112,6 @@ def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS, *, threads: i
     left_out = np.searchsorted(grey, (thresholds * int(grey[-1])).astype(int), side="right")
     cuts, cut = np.unique(left_out, return_inverse=True)  # a cut is told by how many levels it leaves out
     levels = np.concatenate([[-1], grey])[cuts]
-
     by_cut: list[list[tuple]] = [[(0, 0, 0, 0, 0.0)]] * len(cuts)  # x, y, w, h and area of each contour of each cut
 
     def work(share: range) -> None:
@@ -147,7 +126,6 @@ def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS, *, threads: i
     workers = threads or min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, (range(k, len(cuts), workers) for k in range(workers))))
-
     first = np.concatenate([[0], np.cumsum([len(rows) for rows in by_cut])])
     table = np.array([row for rows in by_cut for row in rows])  # (n, 5)
     x, y, w, h = table[:, :4].T.astype(np.int64)
@@ -156,14 +134,9 @@ def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS, *, threads: i
     return Found(boxes, first, largest, cut, (height, width))
 
 
-# ---------------------------------------------------------------------------------------------------------- scores
-
-
 class _Hits(Counts):
     """Images whose box is right at each of ``THRESHOLDS``: a curve of shares in 0..1 for each of ``names``.
-
-    One search of the ground-truth class's map serves every score. ``truth`` (n, 4) lies on that map (see ``scale``).
-    """
+    One search of the ground-truth class's map serves every score. ``truth`` (n, 4) lies on that map (see ``scale``)."""
 
     names: tuple = ()
 
@@ -172,8 +145,7 @@ class _Hits(Counts):
 
     def compute(self) -> dict[Any, Curve]:
         """The curves so far, by name. UserError: no image yet."""
-        images = self.need_images()
-        return {name: Curve(hits / images) for name, hits in zip(self.names, self.counts["hits"], strict=True)}
+        return dict(zip(self.names, map(Curve, self.counts["hits"] / self.need_images()), strict=True))
 
 
 class MaxBoxAcc(_Hits):
@@ -205,11 +177,8 @@ class Localization(_Hits):
     names = ("gt_known", "top1", "top5")
 
     def update(self, found: Found, truth: np.ndarray, logits: np.ndarray, label: int) -> None:
-        """Add an image: boxes on the map of class ``label``, and ``logits`` (C,). Of equal ones the first leads.
-
-        UserError: no box, logits that are no numbers, or a label that is not among them.
-        """
-        logits = np.asarray(logits)
+        """Add an image: boxes on the map of class ``label``, and ``logits`` (C,). Of equal logits the first leads.
+        UserError: no box, logits that are no numbers, or a label that is not among them."""
         if logits.ndim != 1 or np.isnan(logits).any():
             raise UserError(f"logits: shape {logits.shape}, {np.isnan(logits).sum()} NaN given, (C,) numbers needed")
         if not 0 <= label < len(logits):

@@ -1,7 +1,5 @@
 """What every score that streams over images has in common: whole-number counts, and curves made from them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -13,10 +11,8 @@ from dgl_lib.errors import UserError
 
 @dataclass(frozen=True)
 class Curve:
-    """A score at every threshold, its peak, and the peak's threshold: an index (the lowest, where several tie).
-
-    For pixel scores the index is the grey level t = 0..255 itself. For box scores the threshold is index / 1000.
-    """
+    """A score at every threshold, its peak, and the peak's index, the lowest where several tie.
+    The index is the grey level t = 0..255 of a pixel score, and counts thousandths of the map's maximum for boxes."""
 
     values: np.ndarray
 
@@ -31,11 +27,8 @@ class Curve:
 
 class Counts:
     """A score as a stream: ``update`` adds an image to whole-number counts, ``compute`` makes the score from them.
-
-    Counts have a fixed size, so memory does not grow with images. They are exact, so counts of several processes,
-    merged, give the identical score. ``np.savez(path, **score.state_dict())`` saves them, and
-    ``score.load_state_dict(np.load(path))`` resumes.
-    """
+    Counts have a fixed size, so memory does not grow with images. They are exact, so merged counts of several processes
+    give the identical score. ``np.savez(path, **score.state_dict())`` saves them, ``load_state_dict`` resumes."""
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         self.counts = {name: np.zeros(shape, np.int64) for name, shape in {"images": (), **shapes}.items()}

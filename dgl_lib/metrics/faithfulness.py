@@ -3,14 +3,10 @@
 insertion, deletion    Petsiuk, Das, Saenko: RISE, BMVC 2018
 randomised weights     Adebayo et al.: Sanity Checks for Saliency Maps, NeurIPS 2018
 
-TorchCAM's ``DeletionInsertionMetric`` computes the same areas (``tests/peers`` compares them). It is no drop-in. It
-asks an extractor of its own for the maps, takes one baseline for both curves, breaks ties in reading order, and gives
-the mean over images alone, where intervals and paired differences need each image. Its ``ClassificationMetric`` is
-another score, average drop and increase. Quantus' PixelFlipping knows deletion alone and leaves the whole image out of
-its curve. Its MPRT takes absolute values, where the sign is part of our maps. Captum has neither of the two tests.
+TorchCAM's ``DeletionInsertionMetric`` computes the same areas (``tests/peers`` compares them). It is not used because
+it takes one baseline for both curves, breaks ties in reading order, and gives the mean over images alone. Quantus has
+deletion without the whole image, and a randomisation of absolute values. Captum has neither test.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,29 +19,22 @@ from torchvision.transforms.functional import gaussian_blur
 from dgl_lib.errors import UserError
 from dgl_lib.maps import minmax, resize
 
-#: Steps of a curve; it has one point more, both ends included.
-STEPS = 20
+Pair = tuple[str, str]  # method and layer
+STEPS = 20  # of a curve; it has one point more, both ends included
+SEED = 0  # of equal pixels' order and of the random weights
 #: Standard deviation of insertion's blur, as a fraction of the image's side. RISE's (5 px of 224, cut off at 5 px)
 #: leaves the drawn creatures recognisable: p_c stayed above 0.9 on most images, and nothing was left to insert.
 BLUR = 0.11
-#: Of equal pixels' order and of the random weights.
-SEED = 0
-
-Pair = tuple[str, str]  # method and layer
 
 
 def ranking(m: Tensor, size: int) -> Tensor:
     """The place of every pixel from the most (0) to the least salient, (size, size) int64, of a raw map (h, w).
-
     The map is min-maxed and resized as for the scores. Pixels of equal value stand in one random order, the same for
-    all maps. A region that a ReLU cut off says nothing about its order, and a constant map gives the random baseline.
-    """
+    all maps: what a ReLU cut off says nothing about its order, and a constant map gives the random baseline."""
     values = resize(minmax(m), (size, size)).flatten()
     shuffled = torch.randperm(len(values), generator=torch.Generator().manual_seed(SEED))
     order = shuffled[values[shuffled].argsort(descending=True, stable=True)]
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
-    return place.reshape(size, size)
+    return order.argsort().reshape(size, size)  # a permutation's inverse: the place of each pixel in the order
 
 
 def blur(image: Tensor) -> Tensor:
@@ -57,20 +46,14 @@ def blur(image: Tensor) -> Tensor:
 @torch.inference_mode()
 def probability(model: nn.Module, images: Tensor, label: int, *, bf16: bool = False) -> np.ndarray:
     """p_c of each of the images (N, 3, H, W), (N,) float64; a few at a time, as large ones would not fit in memory.
-
-    With ``bf16``, convolutions and products are in bfloat16 and the softmax is in float32 all the same.
-    """
+    With ``bf16``, convolutions and products are in bfloat16 and the softmax is in float32 all the same."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         logits = torch.cat([model(some) for some in images.split(5)])
     return (logits.float() if bf16 else logits).softmax(1)[:, label].double().cpu().numpy()
 
 
 def pictures(image: Tensor, m: Tensor, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The image (3, H, H) with the first k / STEPS of its pixels inserted, and deleted, for k in ``steps``.
-
-    Returns:
-        (len(steps), 3, H, H) each.
-    """
+    """The image (3, H, H) with the first k / STEPS of its pixels inserted, and deleted: (len(steps), 3, H, H) each."""
     size = image.shape[-1]
     counts = torch.tensor([round(k * size**2 / STEPS) for k in steps])
     first = (ranking(m, size) < counts[:, None, None])[:, None].to(image.device)  # steps x 1 x H x H
@@ -80,37 +63,25 @@ def pictures(image: Tensor, m: Tensor, steps: Sequence[int]) -> tuple[Tensor, Te
 def curves(
     model: nn.Module, image: Tensor, label: int, maps: Mapping[Pair, Tensor], *, bf16: bool = False
 ) -> dict[Pair, np.ndarray]:
-    """p_c while an image's pixels are inserted and deleted, the most salient first.
+    """p_c after k / STEPS of an image's pixels, k = 0..STEPS, the most salient first: (2, STEPS + 1) for each map.
 
-        insertion: from the blurred image to the whole one          deletion: from the whole image to zeros
+        row 0, insertion: from the blurred image to the whole one      row 1, deletion: from the whole image to zeros
 
-    Zero is the mean colour of the network's normalisation.
-
-    Args:
-        model: in eval mode, on the image's device.
-        image: (3, H, W) float, normalised, H = W.
-        maps: raw maps (h, w), any size.
-        bf16: as for ``probability``.
-
-    Returns:
-        (2, STEPS + 1) for each map: p_c after k / STEPS of the pixels, k = 0..STEPS; row 0 insertion, row 1 deletion.
-        Maps that agree to 1e-5 after min-max (CAM and DGL on the last layer) share what is computed once.
-    """
+    ``image`` is (3, H, H) float, normalised, so that zero is the mean colour, and ``maps`` are raw maps (h, w) of any
+    size. The model is in eval mode, on the image's device. Maps that agree to 1e-5 after min-max (CAM and DGL on the
+    last layer) share what is computed once."""
     asked = partial(probability, model, label=label, bf16=bf16)
     whole, gone, start = asked(torch.stack([image, torch.zeros_like(image), blur(image)]))
     found: dict[Pair, np.ndarray] = {}
     for pair, m in maps.items():
-        twin = next((other for other in found if _same(maps[other], m)), None)
-        if twin is not None:
+        same = (other for other in found if maps[other].shape == m.shape)
+        twin = next((it for it in same if torch.allclose(minmax(maps[it]), minmax(m), rtol=0, atol=1e-5)), None)
+        if twin:
             found[pair] = found[twin]
-            continue
-        insertion, deletion = map(asked, pictures(image, m, range(1, STEPS)))
-        found[pair] = np.array([[start, *insertion, whole], [whole, *deletion, gone]])
+        else:
+            insertion, deletion = map(asked, pictures(image, m, range(1, STEPS)))
+            found[pair] = np.array([[start, *insertion, whole], [whole, *deletion, gone]])
     return found
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(minmax(a), minmax(b), rtol=0, atol=1e-5)
 
 
 def area(curve: np.ndarray) -> np.ndarray:
@@ -120,33 +91,22 @@ def area(curve: np.ndarray) -> np.ndarray:
 
 def blocks(model: nn.Module, layers: Sequence[str]) -> dict[str, list[nn.Module]]:
     """Modules with weights of their own, from the head down: "head", each layer with what leads to it, "stem".
-
-    A module inside no layer counts to the next layer that follows it, after the last layer to the "head" and before the
-    first to the "stem". Layers without weights (pooling) are left out.
-
-    Args:
-        layers: dotted names in the order data flows through them, which the model's modules stand in as well.
-    """
-    modules = list(model.named_modules())
-    end = {layer: max(i for i, (name, _) in enumerate(modules) if _inside(name, layer)) for layer in layers}
+    ``layers`` are dotted names in the order that both the data and the model's modules have. A module inside no layer
+    counts to the layer that follows it, before the first layer to the "stem" and after the last to the "head". Layers
+    without weights (pooling) are left out."""
+    modules = [(f"{name}.", module) for name, module in model.named_modules()]  # "a.b." starts with "a."
+    end = {layer: max(i for i, (name, _) in enumerate(modules) if name.startswith(f"{layer}.")) for layer in layers}
     found: dict[str, list[nn.Module]] = {name: [] for name in ("stem", *layers, "head")}
     for i, (name, module) in enumerate(modules):
         if [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             block = next((layer for layer in layers if i <= end[layer]), "head")
-            found["stem" if block == layers[0] and not _inside(name, block) else block].append(module)
+            found["stem" if block == layers[0] and not name.startswith(f"{block}.") else block].append(module)
     return {block: own for block, own in reversed(found.items()) if own}
-
-
-def _inside(name: str, layer: str) -> bool:
-    return name == layer or name.startswith(f"{layer}.")
 
 
 def randomise(modules: Sequence[nn.Module]) -> None:
     """Draw weights anew as for a network that was never trained: Kaiming-normal, zero bias, batch norm without effect.
-
-    Raises:
-        UserError: a module with weights that knows no way to be reset.
-    """
+    UserError: a module with weights that knows no way to be reset."""
     for module in modules:
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)

@@ -1,7 +1,5 @@
 """Means over images with their bootstrap intervals, and the one vocabulary that says where an interval lies."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +7,9 @@ from numpy.typing import ArrayLike
 
 from dgl_lib.errors import UserError
 
-#: Points of a score that a difference has to exceed to count.
-MARGIN = 0.5
-#: Below so many images nothing is decided: the bootstrap interval of very few is too narrow.
-FEWEST = 10
-#: Values drawn at once: a megabyte, which stays in the cache.
-DRAWS = 1 << 16
+MARGIN = 0.5  # points of a score that a difference has to exceed to count
+FEWEST = 10  # images below which nothing is decided: the bootstrap interval of very few is too narrow
+DRAWS = 1 << 16  # values drawn at once: a megabyte, which stays in the cache
 
 
 @dataclass(frozen=True)
@@ -27,11 +22,7 @@ class Interval:
     n: int
 
     def verdict(self, margin: float = MARGIN) -> str:
-        """Where the interval of a difference lies.
-
-        "gains" above +margin, "loses" below -margin, "level" within the two, "undecided" otherwise and whenever there
-        are fewer than ``FEWEST`` images.
-        """
+        """Where a difference lies: "gains" above +margin, "loses" below -margin, "level" within, else "undecided"."""
         if self.n < FEWEST:
             return "undecided"
         if self.low > margin:
@@ -44,12 +35,14 @@ class Interval:
         """The cells of a table: mean, low, high, images."""
         return {"mean": self.mean, "low": self.low, "high": self.high, "images": self.n}
 
+    def cells(self, name: str) -> dict[str, float]:
+        """The cells of a table with several intervals a line: name, name_low, name_high."""
+        return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def bootstrap(values: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean over images with its 95 % percentile-bootstrap interval (images drawn with replacement). NaN are left out.
-
-    For two methods give the difference of their values image by image. That is the paired interval.
-    """
+    For two methods give the difference of their values image by image. That is the paired interval."""
     x = np.asarray(values, np.float64)
     x = x[~np.isnan(x)]
     if not len(x):
@@ -67,11 +60,11 @@ def bootstrap(values: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Int
     return Interval(float(x.mean()), float(low), float(high), len(x))
 
 
-def two_samples(a: np.ndarray, b: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> Interval:
+def two_samples(a: np.ndarray, b: np.ndarray) -> Interval:
     """Mean of ``a`` minus mean of ``b``, two sets of images, with the interval that redraws each set by itself."""
     if not len(a) or not len(b):
         raise UserError(f"two samples of {len(a)} and {len(b)} values given, at least one in each needed")
-    random = np.random.default_rng(seed)
-    means = [[x[random.integers(len(x), size=len(x))].mean() for x in (a, b)] for _ in range(resamples)]
+    random = np.random.default_rng(0)
+    means = [[x[random.integers(len(x), size=len(x))].mean() for x in (a, b)] for _ in range(2000)]
     low, high = np.quantile(np.subtract(*np.transpose(means)), [0.025, 0.975])
     return Interval(float(a.mean() - b.mean()), float(low), float(high), len(a) + len(b))
