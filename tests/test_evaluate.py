@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from dgl_lib import metrics
 from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
-from dgl_lib.evaluate import Maps, Scores, choose, fusions, gain, raw, raw_maps, report, score
+from dgl_lib.evaluate import Maps, Scores, choose, raw, raw_maps, report, score
+from dgl_lib.evaluate.scores import fusions, gain
 from dgl_lib.localize import localize
 from dgl_lib.models import SPGPlain, preprocess, spg_plain
 

@@ -1,7 +1,5 @@
 """Choosing on validation, once and for everybody, and paired differences on test, image by image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,27 +26,14 @@ EFFECTS = {
 }
 
 
-# --------------------------------------------------------------------------------------------- choosing on validation
-
-
 def select(
     table: pd.DataFrame, by: Sequence[str] = ("method",), *, val: str = "val_iou", peak: str = "test_peak"
 ) -> pd.DataFrame:
-    """One row of each group: the candidate with the best validation score (the first, where several tie).
-
-    Args:
-        table: a row for each candidate (layer, scales, kernel, normalisation ...), such as ``report`` gives.
-        by: columns that name a group. Every group chooses among its own candidates.
-        val: column of the validation score, which alone decides.
-        peak: column of the candidate's best test score over thresholds.
-
-    Returns:
-        The chosen rows, groups in the order of their first row, with two columns more: ``candidates``, how many there
-        were, and ``test_best``, the highest ``peak`` among them. That is what choosing on test would promise.
-
-    Raises:
-        UserError: a missing column, no row, or a validation score that is no number.
-    """
+    """The row of each group with the best validation score ``val``, the first where several tie, groups in their order.
+    ``table`` holds a row for each candidate (layer, scales, kernel, normalisation ...), such as ``report`` gives, and
+    ``by`` names the groups. Two columns are added: ``candidates``, how many there were, and ``test_best``, the highest
+    ``peak`` among them, which is what choosing on test would promise. UserError: a missing column, no row, or a
+    validation score that is no number."""
     if missing := [name for name in (*by, val, peak) if name not in table]:
         raise UserError(f"columns {', '.join(missing)} missing, given are {', '.join(map(str, table.columns))}")
     if table.empty:
@@ -57,8 +42,8 @@ def select(
         raise UserError(f"{val}: {(~np.isfinite(table[val])).sum()} of {len(table)} values are no numbers")
     table = table.reset_index(drop=True)
     groups = table.groupby(list(by), sort=False, dropna=False)
-    sizes, best = groups[val].size().to_numpy(), groups[peak].max().to_numpy()
-    return table.loc[groups[val].idxmax()].assign(candidates=sizes, test_best=best).reset_index(drop=True)
+    counts, best = groups.size().to_numpy(), groups[peak].max().to_numpy()
+    return table.loc[groups[val].idxmax()].assign(candidates=counts, test_best=best).reset_index(drop=True)
 
 
 def better_baseline(val: Scores) -> str:
@@ -68,16 +53,11 @@ def better_baseline(val: Scores) -> str:
 
 def with_parts(val: Scores, test: Scores, at_least: int = 30) -> tuple[Scores, str]:
     """The images whose telling part is known, and where they are from: "test", or "validation" if test has too few.
-
-    Thresholds come from validation. On validation images they are therefore a little too kind, to every method alike.
-    """
+    Thresholds come from validation, so on its images they are a little too kind, to every method alike."""
     images, where = (test, "test") if test.has_part.sum() >= at_least else (val, "validation")
     keep = np.flatnonzero(images.has_part)
     names = [images.names[i] for i in keep]
     return Scores(images.rows, images.hist[:, keep], names, images.labels[keep], images.has_part[keep]), where
-
-
-# ------------------------------------------------------------------------------------------------- tidy tables
 
 
 def column(row: Mapping[Any, Any]) -> str:
@@ -87,11 +67,8 @@ def column(row: Mapping[Any, Any]) -> str:
 
 def image_table(val: Scores, test: Scores, classes: Sequence[str]) -> pd.DataFrame:
     """One line a test image: what every map scores there, so that any comparison can be made without the network.
-
-    Returns:
-        columns image, class, area (the object's share of the pixels that count, percent), then one for each row of the
-        scores, named by ``column``: IoU in percent at the row's own threshold, chosen on validation.
-    """
+    Columns: image, class, area (the object's share of the pixels that count, percent), then one for each row of the
+    scores, named by ``column``: IoU in percent at the row's own threshold, chosen on validation."""
     pixels = test.hist[0].sum(-1)  # images x regions
     area = 100 * (pixels[:, metrics.REST] + pixels[:, metrics.PART]) / pixels[:, : metrics.IGNORE].sum(1)
     table: dict[str, Any] = {"image": test.names, "class": [classes[label] for label in test.labels], "area": area}
@@ -109,52 +86,33 @@ def log_p_c(maps: Maps, labels: np.ndarray) -> np.ndarray:
 
 def recalls(val: Scores, images: Scores, rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
     """How much of the telling part and of the rest each row finds, and how precisely.
-
-    Returns:
-        columns method, layer, measure (recall_rest, recall_part, precision), mean, low, high (percent), images.
-    """
-    table = []
-    for row in ({"method": row["method"], "layer": row["layer"]} for row in rows):
-        for measure in ("recall_rest", "recall_part", "precision"):
-            found = bootstrap(per_image(val, images, row, measure))
-            table.append({**row, "measure": measure, **found.row()})
+    Columns: method, layer, measure (recall_rest, recall_part, precision), mean, low, high (percent), images."""
+    table = [
+        {**row, "measure": measure, **bootstrap(per_image(val, images, row, measure)).row()}
+        for row in ({"method": row["method"], "layer": row["layer"]} for row in rows)
+        for measure in ("recall_rest", "recall_part", "precision")
+    ]
     return pd.DataFrame(table)
 
 
 def choose_layers(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """Each method at the layer with its highest IoU on validation, the best method first.
-
-    Args:
-        scores: ``report`` of one setting.
-        images: ``image_table`` of the same scores.
-
-    Returns:
-        kind (method, control, baseline), the columns of ``scores``, and the paired gain in test IoU (points) over the
-        trivial baseline that is better on validation: over, over_low, over_high, over_verdict.
-    """
+    ``scores`` are the ``report`` of one setting, and ``images`` the ``image_table`` of the same scores. Columns: kind
+    (method, control, baseline), those of ``scores``, and the paired gain in test IoU (points) over the trivial baseline
+    that is better on validation: over, over_low, over_high, over_verdict."""
     table = select(scores).drop(columns=["candidates", "test_best"])
     table = table.sort_values("val_iou", ascending=False, kind="stable").reset_index(drop=True)
     kinds = dict.fromkeys(CONTROLS, "control") | dict.fromkeys(BASELINES, "baseline")
     table.insert(0, "kind", [kinds.get(method, "method") for method in table["method"]])
     trivial = images[table.loc[table["kind"] == "baseline", "method"].iloc[0]]
     over = [bootstrap(images[column(row)] - trivial) for row in table.to_dict("records")]
-    return table.assign(
-        over=[one.mean for one in over],
-        over_low=[one.low for one in over],
-        over_high=[one.high for one in over],
-        over_verdict=[one.verdict() for one in over],
-    )
+    return table.join(pd.DataFrame([{**one.cells("over"), "over_verdict": one.verdict()} for one in over]))
 
 
 def gains(chosen: pd.DataFrame, images: pd.DataFrame, layer: str) -> pd.DataFrame:
-    """DGL minus every other map: paired differences in test IoU, points.
-
-    DGL stands at its chosen layer, and on ``layer``. The other stands at its own chosen layer ("own"), and on DGL's
-    ("same") where it exists there; CAM does on the last layer only.
-
-    Returns:
-        columns dgl_layer, at (own, same), method, layer, mean, low, high, images, verdict.
-    """
+    """DGL minus every other map: paired differences in test IoU, points. DGL stands at its chosen layer, and on
+    ``layer``. The other stands at its own chosen layer ("own"), and on DGL's ("same") where it exists there; CAM does
+    on the last layer only. Columns: dgl_layer, at (own, same), method, layer, mean, low, high, images, verdict."""
     own = dict(zip(chosen["method"], chosen["layer"], strict=True))
     table = []
     for dgl_layer in dict.fromkeys([own["dgl"], layer]):
@@ -162,19 +120,17 @@ def gains(chosen: pd.DataFrame, images: pd.DataFrame, layer: str) -> pd.DataFram
             for at, other in (("own", chosen_layer), ("same", dgl_layer)):
                 row = {"method": method, "layer": other}
                 if method != "dgl" and column(row) in images:
-                    difference = bootstrap(images[f"dgl {dgl_layer}"] - images[column(row)])
-                    cells = difference.row() | {"verdict": difference.verdict()}
-                    table.append({"dgl_layer": dgl_layer, "at": at, **row, **cells})
+                    gain = bootstrap(images[f"dgl {dgl_layer}"] - images[column(row)])
+                    names = {"dgl_layer": dgl_layer, "at": at, **row}
+                    table.append({**names, **gain.row(), "verdict": gain.verdict()})
     return pd.DataFrame(table)
 
 
 def effects(val: Scores, test: Scores, layer: str, layers: Sequence[str]) -> dict[str, np.ndarray]:
     """The effects behind C2, C4, C5 and C8, image by image: points (images,), by the names in ``EFFECTS``.
-
     DGL and its branches on ``layer``, CAM where it exists, pixel selection averaged over ``layers`` without CAM's. Each
     map stands at its own threshold, chosen on validation. C2's effects are of the images whose telling part is known;
-    where no part is known they are left out. The others are points of test IoU.
-    """
+    where no part is known they are left out. The others are points of test IoU."""
     [last] = val.rows.loc[val.rows["method"] == "cam", "layer"]
     known, _ = with_parts(val, test)
 
@@ -198,9 +154,7 @@ def effects(val: Scores, test: Scores, layer: str, layers: Sequence[str]) -> dic
 
 def gradient_share(both: np.ndarray, term: np.ndarray) -> np.ndarray:
     """cov(term, both) / var(both) over the cells of each map (images, h, w): a term's share of DGL's map, (images,).
-
-    The shares of the two terms sum to 1. One of them is negative where it works against the map. NaN: a constant map.
-    """
+    The shares of the two terms sum to 1. One is negative where it works against the map. NaN: a constant map."""
     both, term = (m.reshape(len(m), -1).astype(np.float64) for m in (both, term))
     both, term = (m - m.mean(1, keepdims=True) for m in (both, term))
     variance = (both**2).sum(1)

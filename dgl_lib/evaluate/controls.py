@@ -7,8 +7,6 @@ shuffled labels  the same training on labels shuffled over the images; only wher
 low confidence   the quarter of the test images with the lowest p_c, against the rest
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +15,13 @@ import pandas as pd
 import torch
 
 from dgl_lib.errors import UserError
-from dgl_lib.evaluate.raw import Maps
+from dgl_lib.evaluate.raw import Maps, Pair
 from dgl_lib.evaluate.scores import BASELINES, Scores, per_image
 from dgl_lib.metrics import Interval, bootstrap, two_samples
 from dgl_lib.models import NETWORKS, Classifier
 
 RIGHT, WRONG, LOW, REST = "right class", "wrong class", "low confidence", "the rest"
+NONE = Interval(np.nan, np.nan, np.nan, 0)  # where there is nothing to compare
 
 
 class Measured(NamedTuple):
@@ -31,6 +30,10 @@ class Measured(NamedTuple):
     val: Scores
     test: Scores
     maps: Maps
+
+    def iou(self, pair: Pair) -> np.ndarray:
+        """A method's test IoU on a layer, in percent, (images,)."""
+        return per_image(self.val, self.test, {"method": pair[0], "layer": pair[1]})
 
 
 def strongest_other(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -42,10 +45,8 @@ def strongest_other(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def untrained(model: Classifier, weights: str | Path | None, seed: int) -> Classifier:
     """``model``'s architecture before training: random where ``weights`` is None, else with a fresh head on a trunk.
-
-    ``seed`` should not be the trained network's own. A random network gets the trained one's normalisation, so that
-    only the weights differ.
-    """
+    A random network gets the trained one's normalisation, so that only the weights differ. ``seed`` should not be the
+    trained network's own."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         found = NETWORKS[model.architecture](model.num_classes, width=model.width, weights=weights)
@@ -64,36 +65,25 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def compare(control: str, it: Measured, right: Measured) -> list[dict[str, Any]]:
     """Each map's test IoU, how far that is from the right class's in the trained network, and how alike the maps are.
-
-    Returns:
-        rows of control, method, layer; iou, low, high, and the centred Gaussian's on the same images (percent, 95 %
-        intervals over images); change (points, paired); spearman (mean over the images where neither map is flat);
-        n, spearman_n (images). The right class comes with the two trivial baselines.
-    """
-    gaussian = _iou(it, "centred_gaussian", "").mean()
-    table = []
-    for (method, layer), m in it.maps.maps.items():
-        iou, before = (_iou(one, method, layer) for one in (it, right))
-        alike = spearman(m, right.maps.maps[method, layer])
-        found = {
-            "change": bootstrap(iou - before),
-            "spearman": bootstrap(alike) if np.isfinite(alike).any() else None,
-        }
-        table.append(_line(control, method, layer, iou, gaussian, **found))
-    names = BASELINES if control == RIGHT else ()
-    return table + [_line(control, name, "", _iou(it, name, ""), gaussian) for name in names]
+    Rows of control, method, layer; iou, low, high, and the centred Gaussian's on the same images (percent); change
+    (points, paired); spearman (mean over the images where neither map is flat); n, spearman_n (images). The right class
+    comes with the two trivial baselines."""
+    gaussian, table = it.iou(("centred_gaussian", "")).mean(), []
+    for pair, m in it.maps.maps.items():
+        alike = spearman(m, right.maps.maps[pair])
+        likeness = bootstrap(alike) if np.isfinite(alike).any() else NONE
+        table.append(_line(control, pair, it.iou(pair), gaussian, bootstrap(it.iou(pair) - right.iou(pair)), likeness))
+    trivial = [(name, "") for name in BASELINES if control == RIGHT]
+    return table + [_line(control, pair, it.iou(pair), gaussian) for pair in trivial]
 
 
 def compare_confidence(right: Measured, p_c: np.ndarray) -> list[dict[str, Any]]:
     """The quarter of the test images with the lowest p_c and the rest: rows as ``compare``, change = low - rest."""
-    low = quarter(p_c)
-    gaussian = _iou(right, "centred_gaussian", "")
-    table = []
-    for method, layer in [*right.maps.maps, *((name, "") for name in BASELINES)]:
-        iou = _iou(right, method, layer)
-        change = two_samples(iou[low], iou[~low])
-        table.append(_line(LOW, method, layer, iou[low], gaussian[low].mean(), change=change))
-        table.append(_line(REST, method, layer, iou[~low], gaussian[~low].mean()))
+    low, gaussian, table = quarter(p_c), right.iou(("centred_gaussian", "")), []
+    for pair in [*right.maps.maps, *((name, "") for name in BASELINES)]:
+        iou = right.iou(pair)
+        table.append(_line(LOW, pair, iou[low], gaussian[low].mean(), two_samples(iou[low], iou[~low])))
+        table.append(_line(REST, pair, iou[~low], gaussian[~low].mean()))
     return table
 
 
@@ -101,23 +91,12 @@ def quarter(p_c: np.ndarray) -> np.ndarray:
     """The images of the quarter with the lowest p_c, at least one: (N,) bool."""
     if len(p_c) < 2:
         raise UserError(f"low confidence: {len(p_c)} image given, at least two needed")
-    order = np.argsort(p_c, kind="stable")[: max(1, len(p_c) // 4)]
-    return np.isin(np.arange(len(p_c)), order)
-
-
-def _iou(it: Measured, method: str, layer: str) -> np.ndarray:
-    return per_image(it.val, it.test, {"method": method, "layer": layer})
+    return np.argsort(p_c, kind="stable").argsort() < max(1, len(p_c) // 4)  # each image's place, from the lowest
 
 
 def _line(
-    control: str, method: str, layer: str, iou: np.ndarray, gaussian: float, **found: Interval | None
+    control: str, pair: Pair, iou: np.ndarray, gaussian: float, change: Interval = NONE, alike: Interval = NONE
 ) -> dict[str, Any]:
-    mean = bootstrap(iou)
-    cells: dict[str, Any] = {"control": control, "method": method, "layer": layer, "iou": mean.mean}
-    cells |= {"low": mean.low, "high": mean.high, "gaussian": gaussian}
-    for name in ("change", "spearman"):
-        one = found.get(name)
-        ends = (one.mean, one.low, one.high) if one else (np.nan,) * 3
-        cells |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
-    alike = found.get("spearman")
-    return {**cells, "n": len(iou), "spearman_n": alike.n if alike else 0}
+    names, mean = {"control": control, "method": pair[0], "layer": pair[1]}, bootstrap(iou)
+    cells = {"iou": mean.mean, "low": mean.low, "high": mean.high, "gaussian": gaussian, **change.cells("change")}
+    return {**names, **cells, **alike.cells("spearman"), "n": len(iou), "spearman_n": alike.n}

@@ -1,7 +1,5 @@
 """How not to evaluate: by how much the usual mistakes inflate a score, on our own data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,14 +10,10 @@ import pandas as pd
 from dgl_lib import metrics
 from dgl_lib.evaluate.compare import select
 from dgl_lib.evaluate.scores import Scores, choose, report
-from dgl_lib.metrics import bootstrap
 
-#: Grey value (cv2.COLOR_BGR2GRAY) of each level 0..255 drawn in the colour map jet.
-JET_TO_GREY = cv2.cvtColor(
-    cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_JET), cv2.COLOR_BGR2GRAY
-)[0]
-#: The mistakes in the order of the table.
-MISTAKES = (
+_JET = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_JET)
+JET_TO_GREY = cv2.cvtColor(_JET, cv2.COLOR_BGR2GRAY)[0]  # grey value of each level 0..255 drawn in the colour map jet
+MISTAKES = (  # in the order of the table
     "threshold for each image",
     "threshold on test",
     "layer on test",
@@ -30,8 +24,7 @@ MISTAKES = (
     "coloured map",
     "border as object",
 )
-#: A mistake, what is scored, whose, and each image's honest and mistaken value (images,) in 0..1.
-Wrong = tuple[str, str, dict[str, Any], np.ndarray, np.ndarray]
+Wrong = tuple[str, str, dict[str, Any], np.ndarray, np.ndarray]  # mistake, of what, row, honest and mistaken images
 
 
 def coloured(hist: np.ndarray) -> np.ndarray:
@@ -46,38 +39,27 @@ def mistakes(
     val: Scores, test: Scores, table: pd.DataFrame, chosen: pd.DataFrame, treated: tuple[Scores, Scores]
 ) -> pd.DataFrame:
     """What each mistake adds to the score: the mistaken value minus the honest one, paired over the test images.
-
-    Args:
-        table: ``report(val, test)``, of every method on every layer.
-        chosen: ``choose_layers`` of it.
-        treated: validation and test scores of CAM and DGL under several scales and kernels.
-
-    Returns:
-        columns mistake, of ("IoU", or "DGL minus CAM", in percent or points), kind, method, layer, honest, mistaken,
-        inflation, low, high (points), images, verdict.
-    """
+    ``table`` is ``report(val, test)`` of every method on every layer, and ``chosen`` is ``choose_layers`` of it.
+    ``treated`` are validation and test scores of CAM and DGL under several scales and kernels. Columns: mistake, of
+    ("IoU", or "DGL minus CAM", in percent or points), kind, method, layer, honest, mistaken, inflation, low, high
+    (points), images, verdict."""
     lines: list[dict[str, Any]] = []
     kinds = dict(zip(chosen["method"], chosen["kind"], strict=True))
     wrong = [*_wrong_scores(val, test, table, chosen), *_wrong_treatments(*treated)]
-    for mistake, of, row, honest, mistaken in wrong:
-        found = bootstrap(100 * (mistaken - honest))
+    for mistake, of, row, honest, mistaken in sorted(wrong, key=lambda one: MISTAKES.index(one[0])):
+        found = metrics.bootstrap(100 * (mistaken - honest))
         cells = {"honest": 100 * honest.mean(), "mistaken": 100 * mistaken.mean(), "inflation": found.mean}
         ends = {"low": found.low, "high": found.high, "images": found.n, "verdict": found.verdict()}
         lines.append({"mistake": mistake, "of": of, "kind": kinds[row["method"]], **row, **cells, **ends})
-    lines.sort(key=lambda line: MISTAKES.index(line["mistake"]))
     return pd.DataFrame(lines)
 
 
-def _row(line: Any, *columns: str) -> dict[str, Any]:
-    return {name: line[name] for name in columns or ("method", "layer")}
-
-
-def _highest(table: pd.DataFrame, by: str) -> Any:
-    return table.iloc[int(table[by].to_numpy().argmax())]
+def _row(line: Any, *more: str) -> dict[str, Any]:
+    return {name: line[name] for name in ("method", "layer", *more)}
 
 
 def _wrong_scores(val: Scores, test: Scores, table: pd.DataFrame, chosen: pd.DataFrame) -> Iterator[Wrong]:
-    """Mistakes with thresholds, layers, colours and borders, for every chosen row."""
+    """Mistakes with thresholds, layers, colours and borders, for every chosen row; values (images,) in 0..1."""
     for line in chosen.to_dict("records"):
         row = _row(line)
         before, after = val.find(**row), test.find(**row)
@@ -86,7 +68,7 @@ def _wrong_scores(val: Scores, test: Scores, table: pd.DataFrame, chosen: pd.Dat
         wrong = {"threshold for each image": curve.max(1), "threshold on test": curve[:, choose(after)]}
         if row["layer"]:
             layers = table[table["method"] == row["method"]]
-            one, both = (_row(_highest(layers, by)) for by in ("iou", "test_peak"))
+            one, both = (_row(layers.iloc[int(layers[by].argmax())]) for by in ("iou", "test_peak"))
             wrong["layer on test"] = metrics.iou(test.find(**one))[:, choose(val.find(**one))]
             wrong["layer and threshold on test"] = metrics.iou(test.find(**both))[:, choose(test.find(**both))]
         wrong["coloured map"] = metrics.iou(coloured(after))[:, choose(coloured(before))]
@@ -102,15 +84,14 @@ def _wrong_treatments(val: Scores, test: Scores) -> Iterator[Wrong]:
     table = report(val, test)
 
     def images(line: Any) -> np.ndarray:
-        found = test.find(**_row(line, "method", "layer", "scales", "kernel"))
-        return metrics.iou(found)[:, line["threshold"]]
+        return metrics.iou(test.find(**_row(line, "scales", "kernel")))[:, line["threshold"]]
 
     one, several, where = {}, {}, {}
     for method in ("cam", "dgl"):
         lines = table[table["method"] == method]
-        best = select(lines).iloc[0]
+        best, highest = select(lines).iloc[0], lines.iloc[int(lines["iou"].argmax())]
         where[method] = _row(best)
-        yield "scales and kernel on test", "IoU", where[method], images(best), images(_highest(lines, "iou"))
+        yield "scales and kernel on test", "IoU", where[method], images(best), images(highest)
         single = lines["scales"] == "1"
         one[method] = images(lines[single & (lines["kernel"] == 0)].iloc[0])
         several[method] = images(select(lines[~single]).iloc[0])

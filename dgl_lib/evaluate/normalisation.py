@@ -1,11 +1,9 @@
 """Normalisation as a studied choice: every method under each of ``WAYS``, the same for all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,27 +12,22 @@ import torch
 from dgl_lib import metrics
 from dgl_lib.data.records import Dataset
 from dgl_lib.evaluate.compare import select
-from dgl_lib.evaluate.raw import Maps
+from dgl_lib.evaluate.raw import Maps, Pair
 from dgl_lib.evaluate.scores import each_image
 from dgl_lib.files import kept, key_of
 from dgl_lib.maps import PAS, normalise, resize, to_uint8
-from dgl_lib.metrics import bootstrap
 
-#: Raised when what is kept on disk changes its meaning.
-FORMAT = 1
+FORMAT = 1  # raised when what is kept on disk changes its meaning
 #: Normalisations and their percentile (0 where there is none); "ivr" chooses among its own on validation.
 WAYS = [("minmax", 0.0), ("max", 0.0), ("pas", PAS), *(("ivr", p) for p in (0.15, 0.3, 0.45, 0.6, 0.75))]
-Pair = tuple[str, str]  # method and layer
 
 
 def normalised(
     dataset: Dataset, maps: Maps, pairs: Sequence[Pair], folder: Path, *, progress: bool = False
 ) -> dict[Pair, np.ndarray]:
     """IoU at 256 thresholds of every image in each of ``WAYS``, (ways, images, 256) float32; kept in ``folder``.
-
-    raw map -> bilinear resize to the photograph -> normalise -> ``round(255 m)``. For "minmax" this is the study's own
-    order at one scale without closing, since min-max before a bilinear resize changes it by a factor and a constant.
-    """
+    Raw map -> bilinear resize to the photograph -> normalise -> ``round(255 m)``. For "minmax" this is the study's own
+    order at one scale without closing, as min-max before a bilinear resize changes it by a factor and a constant."""
 
     @cache
     def record(i: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -49,8 +42,8 @@ def normalised(
         return np.stack([metrics.iou(metrics.histograms(one, mask, ignore)) for one in q]).astype(np.float32)
 
     def compute(pair: Pair) -> dict[str, np.ndarray]:
-        what = f"normalisations, {pair[0]}, {dataset.split}"
-        return {"iou": np.stack(each_image(len(dataset), partial(curves, maps.maps[pair]), what, progress), 1)}
+        of, what = partial(curves, maps.maps[pair]), f"normalisations, {pair[0]}, {dataset.split}"
+        return {"iou": np.stack(each_image(len(dataset), of, what, progress), 1)}
 
     facts = {"data": dataset.digest, "ways": WAYS, "format": FORMAT}
     files = {pair: folder / f"normalised-{key_of(facts, [maps.maps[pair]])}.npz" for pair in pairs}
@@ -59,47 +52,34 @@ def normalised(
 
 def sweep(val: Mapping[Pair, np.ndarray], test: Mapping[Pair, np.ndarray], pairs: Sequence[Pair]) -> pd.DataFrame:
     """Every method under every normalisation and percentile, its threshold chosen on validation (percent).
-
-    Returns:
-        columns method, layer, normalisation, percentile, threshold, val_iou, iou, low, high, test_peak.
-    """
+    Columns: method, layer, normalisation, percentile, threshold, val_iou, iou, low, high, test_peak."""
     table = []
-    for pair in pairs:
-        for k, (how, percentile) in enumerate(WAYS):
-            before, after = (curves[pair][k].astype(np.float64).mean(0) for curves in (val, test))
-            t = int(before.argmax())
-            found = bootstrap(100 * test[pair][k, :, t])
-            cells = {"threshold": t, "val_iou": 100 * before[t], "iou": found.mean, "low": found.low}
-            which = {"method": pair[0], "layer": pair[1], "normalisation": how, "percentile": percentile}
-            table.append({**which, **cells, "high": found.high, "test_peak": 100 * after.max()})
+    for pair, (k, (how, percentile)) in product(pairs, enumerate(WAYS)):
+        before, after = (curves[pair][k].astype(np.float64).mean(0) for curves in (val, test))
+        t = int(before.argmax())
+        found = metrics.bootstrap(100 * test[pair][k, :, t])
+        which = {"method": pair[0], "layer": pair[1], "normalisation": how, "percentile": percentile}
+        cells = {"threshold": t, "val_iou": 100 * before[t], "iou": found.mean, "low": found.low, "high": found.high}
+        table.append({**which, **cells, "test_peak": 100 * after.max()})
     return pd.DataFrame(table)
 
 
 def normalisations(swept: pd.DataFrame, test: Mapping[Pair, np.ndarray], chosen: pd.DataFrame) -> pd.DataFrame:
     """Each method under each normalisation, its percentile chosen on validation, with its place among the methods.
-
-    A baseline is no map of a network and is not normalised: its line is the same under each.
-
-    Returns:
-        ``sweep``'s columns; ``candidates`` and ``test_best`` (see ``select``); kind; rank (1 the highest test IoU, to a
-        tenth of a point, among methods only); change, change_low, change_high, change_verdict (points of IoU, paired,
-        against min-max).
-    """
+    A baseline is no map of a network and is not normalised: its line is the same under each. Columns: ``sweep``'s;
+    ``candidates`` and ``test_best`` (see ``select``); kind; change, change_low, change_high, change_verdict (points of
+    IoU, paired, against min-max); rank (1 the highest test IoU, to a tenth of a point, among methods only)."""
     table = select(swept, by=["method", "normalisation"])
     table["kind"] = table["method"].map(chosen.set_index("method")["kind"])
-    changes: list[dict[str, Any]] = []
-    images = {}
+    changes, images = [], {}
     for line in table.to_dict("records"):
         way = WAYS.index((line["normalisation"], line["percentile"]))
         values = 100 * test[line["method"], line["layer"]][way, :, line["threshold"]].astype(np.float64)
         images[line["method"], line["normalisation"]] = values
-        change = bootstrap(values - images[line["method"], "minmax"])
-        cells = {"change": change.mean, "change_low": change.low, "change_high": change.high}
-        changes.append({**cells, "change_verdict": change.verdict()})
-    table = pd.concat([table, pd.DataFrame(changes)], axis=1)
+        change = metrics.bootstrap(values - images[line["method"], "minmax"])
+        changes.append({**change.cells("change"), "change_verdict": change.verdict()})
+    table = table.join(pd.DataFrame(changes))
     methods = table[table["kind"] == "method"]
     table["rank"] = methods["iou"].round(1).groupby(methods["normalisation"]).rank(ascending=False, method="min")
-    same = ["kind", "method", "layer", "threshold", "val_iou", "iou", "low", "high", "test_peak"]
-    trivial = chosen.loc[chosen["kind"] == "baseline", same]
-    ways = dict.fromkeys(how for how, _ in WAYS)
-    return pd.concat([table, *(trivial.assign(normalisation=how) for how in ways)], ignore_index=True)
+    trivial = chosen.loc[chosen["kind"] == "baseline", [name for name in table if name in chosen]]
+    return pd.concat([table, *(trivial.assign(normalisation=how) for how in dict(WAYS))], ignore_index=True)

@@ -1,7 +1,5 @@
 """Raw maps of a data set. The network runs here, once. Its maps are kept on disk in parts that survive a kill."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections import defaultdict
@@ -23,28 +21,24 @@ from dgl_lib.localize import CONTROLS, METHODS, localize
 from dgl_lib.models import Classifier, digest, preprocess
 from dgl_lib.training import pick_device
 
-#: Raised when what a stored part holds changes its meaning, so that old parts are not taken for new ones.
-FORMAT = 1
-#: Images a stored part: what a kill can lose at the most.
-PART = 16
+FORMAT = 1  # raised when what a stored part holds changes its meaning, so that old parts are not taken for new ones
+PART = 16  # images a stored part: what a kill can lose at the most
+Pair = tuple[str, str]  # method and layer
 
 
 @dataclass(frozen=True)
 class Maps:
-    """Raw maps of a data set at one scale: ``maps[method, layer]`` is (N, h, w) float32.
+    """Raw maps of a data set at one scale."""
 
-    ``logits`` (N, C) and the localized ``classes`` (N,) are those of the same pass.
-    """
+    maps: dict[Pair, np.ndarray]  # (N, h, w) float32 by method and layer
+    logits: np.ndarray  # (N, C), of the same pass
+    classes: np.ndarray  # (N,), those that were localized
 
-    maps: dict[tuple[str, str], np.ndarray]
-    logits: np.ndarray
-    classes: np.ndarray
-
-    def only(self, pairs: Iterable[tuple[str, str]]) -> Maps:
+    def only(self, pairs: Iterable[Pair]) -> "Maps":
         """The maps of these (method, layer) pairs in this order. Pairs without maps are left out (CAM has few)."""
         return Maps({pair: self.maps[pair] for pair in pairs if pair in self.maps}, self.logits, self.classes)
 
-    def at(self, indices: Sequence[int]) -> Maps:
+    def at(self, indices: Sequence[int]) -> "Maps":
         """The maps of these images."""
         return Maps({pair: m[indices] for pair, m in self.maps.items()}, self.logits[indices], self.classes[indices])
 
@@ -67,14 +61,10 @@ def raw_maps(
     progress: bool = False,
 ) -> Maps:
     """The raw maps of every image. The network runs only for parts that ``folder`` does not hold yet.
-
-    Args:
-        size, scale: photographs are squashed to round(size * scale) pixels a side, at least 32 of them.
-        flip: feed the mirrored photographs, and turn their maps back.
-        given: localize the image's label (ground-truth known), else the class predicted in the same pass.
-        classes: localize these instead, one an image.
-        folder: where parts are kept, below a name made of all that determines them. None keeps nothing.
-    """
+    Photographs are squashed to round(``size`` * ``scale``) pixels a side, at least 32 of them. With ``flip`` they are
+    fed mirrored, and their maps are turned back. With ``given`` the image's label is localized (ground-truth known),
+    else the class predicted in the same pass, and with ``classes`` these, one an image. Parts are kept in ``folder``
+    below a name made of all that determines them."""
     side = round(size * scale)
     if side < 32:
         raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
@@ -111,8 +101,7 @@ def raw_maps(
     whole = in_parts(len(dataset), part, parts, f"{dataset.name} {dataset.split}, {side} px", progress)
     model.cpu()
     logits, predicted = whole.pop("logits"), whole.pop("classes")
-    maps = {(method, layer): m for key, m in whole.items() for method, layer in [key.split("|")]}
-    return Maps(maps, logits, predicted)
+    return Maps({(name, at): m for key, m in whole.items() for name, at in [key.split("|")]}, logits, predicted)
 
 
 def every_map(model: Classifier, dataset: Dataset, **options: Any) -> Maps:

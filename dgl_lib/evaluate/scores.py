@@ -1,7 +1,5 @@
 """Raw maps -> post-processing in the study's one order -> histograms of every image -> one tidy table. No network."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings
@@ -11,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -32,24 +30,19 @@ MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "recall_part": partial(metrics.recall, region=metrics.PART),
     "recall_rest": partial(metrics.recall, region=metrics.REST),
 }
-#: The scales of a setting, and its closing kernel as a fraction of the side.
-Setting = tuple[tuple[float, ...], float]
+Setting = tuple[tuple[float, ...], float]  # scales, and the closing kernel as a fraction of the side
 SINGLE: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Histograms ``hist`` (rows, images, 4, 256) int32 of every row and image, regions as ``metrics.REGIONS``.
+    """Histograms of every row (method, layer and setting) on every image."""
 
-    ``rows`` has columns method, layer, scales, kernel. ``names`` and ``labels`` are the images', in order. ``has_part``
-    (images,) bool says whether an image's telling part is known.
-    """
-
-    rows: pd.DataFrame
-    hist: np.ndarray
-    names: list[str]
-    labels: np.ndarray
-    has_part: np.ndarray
+    rows: pd.DataFrame  # columns method, layer, scales, kernel
+    hist: np.ndarray  # (rows, images, 4, 256) int32, regions as ``metrics.REGIONS``
+    names: list[str]  # of the images
+    labels: np.ndarray  # (images,) int64
+    has_part: np.ndarray  # (images,) bool, whether an image's telling part is known
 
     def find(self, **wanted: object) -> np.ndarray:
         """The histograms (images, 4, 256) of the one row with these values. UserError unless exactly one has them."""
@@ -58,24 +51,22 @@ class Scores:
             raise UserError(f"{len(found)} rows with {wanted}, exactly one needed")
         return self.hist[found[0]]
 
-    def where(self, wanted: Sequence[bool] | np.ndarray | pd.Series) -> Scores:
+    def where(self, wanted: Sequence[bool] | np.ndarray | pd.Series) -> Self:
         """The rows for which ``wanted`` is true."""
         keep = np.flatnonzero(wanted)
         return replace(self, rows=self.rows.iloc[keep].reset_index(drop=True), hist=self.hist[keep])
 
-    def join(self, other: Scores) -> Scores:
+    def join(self, other: Self) -> Self:
         """The rows of both, of the same images. UserError: other images."""
         if self.names != other.names:
             raise UserError("scores of different images cannot stand in one table")
         rows = pd.concat([self.rows, other.rows], ignore_index=True)
         return replace(self, rows=rows, hist=np.concatenate([self.hist, other.hist]))
 
-    def table(self, val: Scores) -> pd.DataFrame:
+    def table(self, val: Self) -> pd.DataFrame:
         """One row an image, method, layer and setting: the image's scores at the threshold chosen on ``val``.
-
         Columns: method, layer, scales, kernel, threshold (0..255), image, label; iou, miou, precision, recall_part,
-        recall_rest in percent. NaN where there is nothing to measure, such as a part that is not known.
-        """
+        recall_rest in percent. NaN where there is nothing to measure, such as a part that is not known."""
         measures = {"iou": metrics.iou, "miou": metrics.miou} | MEASURES
         table, rows = [], cast(list[Any], self.rows.to_dict("records"))
         for row, hist in zip(rows, self.hist, strict=True):
@@ -98,17 +89,11 @@ def score(
     progress: bool = False,
 ) -> Scores:
     """Post-process every map in the study's one order and count its pixels. The two trivial baselines come along.
-
-    An image whose mask holds no object pixel has nothing to be found. It is left out, and a warning counts such images.
-    UserError: no image, a record without a mask, or no image with an object.
-
-    Args:
-        maps: raw maps by scale.
-        settings: (scales, closing kernel) pairs, one row each for every method and layer.
-        methods: which of the maps' methods to score; None for all.
-        size: side of the square that maps and masks are compared at; None for the photograph's own size, as LID does.
-        folder: where parts are kept, below a name made of all that determines them. None keeps nothing.
-    """
+    ``maps`` are raw maps by scale. Each of ``settings``, scales and closing kernel, makes a row for every layer of each
+    of ``methods`` (None: all). Maps and masks are compared at a square of side ``size``, or as LID does at the
+    photograph's own size (None). Parts are kept in ``folder`` below a name made of all that determines them. An image
+    whose mask holds no object pixel has nothing to be found. It is left out, and a warning counts such images.
+    UserError: no image, a record without a mask, or no image with an object."""
     what = f"{dataset.name} {dataset.split}"
     if not len(dataset):
         raise UserError(f"{what}: no image given, at least one needed")
@@ -124,7 +109,11 @@ def score(
 
     parts = None
     if folder is not None:  # hashing takes a while
-        facts = {"data": dataset.digest, "maps": _fingerprint(maps), "settings": settings, "size": size}
+        hashed = hashlib.sha256()
+        for scale, (pair, m) in ((scale, one) for scale, of in maps.items() for one in of.maps.items()):
+            hashed.update(f"{scale} {pair} {m.shape} {m.dtype}".encode())
+            hashed.update(np.ascontiguousarray(m).data)
+        facts = {"data": dataset.digest, "maps": hashed.hexdigest(), "settings": settings, "size": size}
         parts = parts_folder(folder, "scores", facts)
     found = in_parts(len(dataset), counted, parts, f"scoring {what}", progress)
     there, has_part = found["has_object"], found["has_part"]
@@ -144,8 +133,15 @@ def _histograms(
     """Image i's histograms (rows, 4, 256) int32, whether it has an object, and whether its part is known."""
     if record.mask is None:
         raise UserError(f"{record.name}: no mask, one is needed to score pixels")
-    mask, ignore, part = (_at_size(m, size) for m in (record.mask, record.ignore, record.part))
-    assert mask is not None
+
+    def sized(pixels: np.ndarray) -> np.ndarray:
+        if size is None:
+            return pixels
+        copy = torch.from_numpy(pixels.astype(np.float32))[None, None]  # kept masks are read-only
+        return torch.nn.functional.interpolate(copy, size=(size, size), mode="nearest-exact")[0, 0].numpy() > 0.5
+
+    mask = sized(record.mask)
+    ignore, part = (None if pixels is None else sized(pixels) for pixels in (record.ignore, record.part))
     of_image = [{s: m.maps[pair][i] for s, m in maps.items()} for pair in next(iter(maps.values())).maps]
     hist = np.zeros((len(of_image) * len(settings) + len(BASELINES), 4, 256), np.int32)
     # Neighbours of one shape are post-processed together, a few MB at a time.
@@ -161,24 +157,6 @@ def _histograms(
     for row, baseline in enumerate(BASELINES.values(), start=-len(BASELINES)):
         hist[row] = metrics.histograms(to_uint8(baseline(mask.shape)), mask, ignore, part)
     return hist, bool(mask.any()), part is not None
-
-
-def _at_size(pixels: np.ndarray | None, size: int | None) -> np.ndarray | None:
-    """A mask at ``size`` x ``size``, by nearest neighbour; as it is for None."""
-    if pixels is None or size is None:
-        return pixels
-    as_float = torch.from_numpy(pixels.astype(np.float32))[None, None]  # a copy: kept masks are read-only
-    return torch.nn.functional.interpolate(as_float, size=(size, size), mode="nearest-exact")[0, 0].numpy() > 0.5
-
-
-def _fingerprint(maps: dict[float, Maps]) -> str:
-    """SHA-256 of the maps at every scale, with their names."""
-    hashed = hashlib.sha256()
-    for scale, at_scale in maps.items():
-        for pair, m in at_scale.maps.items():
-            hashed.update(f"{scale} {pair} {m.shape} {m.dtype}".encode())
-            hashed.update(np.ascontiguousarray(m).data)
-    return hashed.hexdigest()
 
 
 def each_image(count: int, of: Callable[[int], Any], what: str, progress: bool) -> list[Any]:
@@ -210,11 +188,9 @@ def per_image(val: Scores, images: Scores, row: dict[str, Any], measure: str = "
 
 def report(val: Scores, test: Scores) -> pd.DataFrame:
     """Every row's test scores in percent at the threshold chosen on validation, one line for each row of ``val``.
-
-    Columns: method, layer, scales, kernel; ``threshold`` (0..255) and ``val_iou`` at it; ``iou``, the mean over test
-    images, ``low`` and ``high``, its 95 % bootstrap interval; ``iou_pooled``; ``miou``, ``precision``, ``recall_part``
-    and ``recall_rest``, means over images. LID's protocol takes ``test_peak``, whose threshold is chosen on test.
-    """
+    Columns: method, layer, scales, kernel; threshold (0..255) and val_iou at it; iou, the mean over test images, with
+    low and high, its 95 % bootstrap interval; iou_pooled; miou, precision, recall_part and recall_rest, means over
+    images; and test_peak, which LID's protocol takes, with its test_peak_threshold chosen on test."""
     table, rows = [], cast(list[Any], val.rows.to_dict("records"))
     for row, before in zip(rows, val.hist, strict=True):
         t, hist = choose(before), test.find(**row)
@@ -223,19 +199,14 @@ def report(val: Scores, test: Scores) -> pd.DataFrame:
         row |= {"threshold": t, "val_iou": 100 * metrics.iou(before)[:, t].mean()}
         row |= {"iou": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high}
         row |= {"iou_pooled": 100 * metrics.iou(hist.sum(0))[t], "miou": 100 * metrics.miou(hist)[:, t].mean()}
-        row |= {"precision": 100 * _mean(metrics.precision(hist)[:, t])}
-        for name in ("recall_part", "recall_rest"):
-            row[name] = 100 * _mean(MEASURES[name](hist[test.has_part])[:, t])
+        for name in ("precision", "recall_part", "recall_rest"):
+            values = MEASURES[name](hist if name == "precision" else hist[test.has_part])[:, t]
+            row[name] = 100 * float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
         table.append(row | {"test_peak": 100 * peak.peak, "test_peak_threshold": peak.threshold})
     return pd.DataFrame(table)
 
 
-def _mean(values: np.ndarray) -> float:
-    """Mean of the values that are numbers; NaN where none is."""
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
 def gain(val: Scores, test: Scores, row: dict[str, Any], over: dict[str, Any]) -> metrics.Interval:
     """Paired gain in mean test IoU (points) of ``row`` over another, each at its own validation-chosen threshold."""
-    a, b = (MEASURES["iou"](test.find(**r))[:, choose(val.find(**r))] for r in (row, over))
+    a, b = (metrics.iou(test.find(**one))[:, choose(val.find(**one))] for one in (row, over))
     return metrics.bootstrap(100 * (a - b))
