@@ -70,7 +70,7 @@ def test_each_score_reads_its_own_hits_at_its_own_thresholds() -> None:
         *(("MaxBoxAcc", "0.100", [100, 100]), ("GT-known", "0.100", [100, 100]), ("Top-1", "0.200", [100, 0])),
         *(("Top-5", "0.000", [0, 0]), ("MaxBoxAccV2", "0.300 0.400 0.000", [200 / 3, 100 / 3])),
     ):
-        cells, images = boxscores._thresholded(name, *boxscores._curves(name, row, found, found, None))
+        cells, images = boxscores._scored(name, row, found, found, None)
         np.testing.assert_allclose(images, expected)
         assert cells["threshold"] == threshold and cells["test"] == pytest.approx(cells["test_peak"])
 

@@ -1,10 +1,9 @@
 """Box scores and PxAP image by image, and their one table: every score of every method, thresholds from validation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,13 @@ from dgl_lib.evaluate.raw import Maps
 from dgl_lib.evaluate.scores import BASELINES, Scores, each_image, name_scales
 from dgl_lib.files import kept, key_of
 from dgl_lib.maps import close, minmax
-from dgl_lib.metrics import Interval, Localization, MaxBoxAccV2, PxAP, bootstrap, masks_at
+from dgl_lib.metrics import Interval, PxAP, bootstrap
 from dgl_lib.metrics.boxes import SIZE, THRESHOLDS, Found, scale, score_map, search
 
-#: Raised when what is kept on disk changes its meaning.
-FORMAT = 1
+FORMAT = 1  # raised when what is kept on disk changes its meaning
 #: Which of an image's six curves of hits a box score is the mean of (see ``BoxScores``).
 BOX_SCORES = {"MaxBoxAcc": [0], "GT-known": [0], "Top-1": [1], "Top-5": [2], "MaxBoxAccV2": [3, 4, 5]}
-#: Every score in the order of the table.
-SCORES = ("mask IoU", "MaxBoxAccV2", "MaxBoxAcc", "GT-known", "Top-1", "Top-5", "PxAP")
+SCORES = ("mask IoU", "MaxBoxAccV2", "MaxBoxAcc", "GT-known", "Top-1", "Top-5", "PxAP")  # in the order of the table
 
 Row = Mapping[str, Any]  # some columns of ``Scores.rows``
 Key = tuple[Any, ...]  # their values
@@ -35,16 +32,11 @@ Truth = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # boxes (n, 4),
 
 @dataclass(frozen=True)
 class BoxScores:
-    """What a row's box scores and PxAP are made of, image by image.
+    """What a row's box scores and PxAP are made of, image by image."""
 
-    Attributes:
-        hits: (images, 6, 1000) bool, right at each of ``THRESHOLDS``: GT-known (which is MaxBoxAcc), Top-1, Top-5, and
-            MaxBoxAccV2 at its three IoU levels.
-        pixels: (images, 2, 1002) uint16, PxAP's background and object pixels by score; none of data without masks.
-    """
-
+    #: (images, 6, 1000) bool, right at each of ``THRESHOLDS``: GT-known, Top-1, Top-5, MaxBoxAccV2's three IoU levels
     hits: np.ndarray
-    pixels: np.ndarray | None = None
+    pixels: np.ndarray | None = None  # (images, 2, 1002) uint16, PxAP's background and object pixels by score
 
 
 def with_object(dataset: Dataset, maps: Mapping[float, Maps], scores: Scores) -> tuple[Dataset, dict[float, Maps]]:
@@ -57,42 +49,25 @@ def with_object(dataset: Dataset, maps: Mapping[float, Maps], scores: Scores) ->
 def box_scores(
     dataset: Dataset, maps: Mapping[float, Maps], rows: Sequence[Row], folder: Path, *, progress: bool = False
 ) -> dict[Key, BoxScores]:
-    """Search every row's boxes on every image at 224 px, kept in ``folder`` row by row.
-
-    Args:
-        maps: raw maps by scale. Top-1 and Top-5 ask the classifier at scale 1.0.
-        rows: each names a method and a layer. With columns ``scales`` and ``kernel`` as in ``Scores.rows``, maps of
-            these scales are merged, and closed (see ``treated``).
-
-    Returns:
-        by the values of the row.
-
-    Raises:
-        UserError: a record without a ground-truth box.
-    """
+    """Every row's boxes on every image at 224 px, by the row's values, kept in ``folder`` row by row.
+    ``maps`` are raw maps by scale; Top-1 and Top-5 ask the classifier at scale 1.0. A row names a method and a layer.
+    With ``scales`` and ``kernel`` as in ``Scores.rows``, maps of these scales are merged, and closed (see ``treated``).
+    UserError: a record without a ground-truth box."""
     logits, names = maps[1.0].logits, {name_scales([scale]): scale for scale in maps}
-
-    @cache  # read once for all rows, and not at all where every row is on disk
-    def truths() -> list[Truth]:
-        return [_truth(dataset, i) for i in range(len(dataset))]
+    truth = cache(partial(_truth, dataset))  # read once for all rows, and not at all where every row is on disk
 
     def raw(row: Row) -> list[np.ndarray]:
-        scales = [names[name] for name in row.get("scales", "1").split("+")]
-        return [maps[scale].maps[row["method"], row["layer"]] for scale in scales]
+        return [maps[names[name]].maps[row["method"], row["layer"]] for name in row.get("scales", "1").split("+")]
 
     def searched(row: Row) -> dict[str, np.ndarray]:
-        fixed = BASELINES.get(row["method"])
-        trivial = fixed((SIZE, SIZE)).double().numpy() if fixed else None
-        shared = None if trivial is None else search(trivial)
+        fixed = BASELINES[row["method"]]((SIZE, SIZE)).double().numpy() if row["method"] in BASELINES else None
+        shared = None if fixed is None else search(fixed)
 
         def one(i: int) -> dict[str, np.ndarray]:
-            m = treated([m[i] for m in raw(row)], row.get("kernel", 0.0)) if trivial is None else trivial
-            found = shared or search(m, threads=1)
-            return image_hits(m, found, truths()[i], logits[i], int(dataset.labels[i]))
+            m = treated([m[i] for m in raw(row)], row.get("kernel", 0.0)) if fixed is None else fixed
+            return image_hits(m, shared or search(m, threads=1), truth(i), logits[i], int(dataset.labels[i]))
 
-        truths()
-        what = f"boxes of {row['method']} {row['layer']}, {dataset.split}"
-        each = each_image(len(dataset), one, what, progress)
+        each = each_image(len(dataset), one, f"boxes of {row['method']} {row['layer']}, {dataset.split}", progress)
         return {name: np.stack([counts[name] for counts in each]) for name in each[0]}
 
     result = {}
@@ -107,9 +82,7 @@ def box_scores(
 
 def treated(raw: Sequence[np.ndarray], kernel: float = 0.0) -> np.ndarray:
     """The score map (224, 224) of an image's raw maps (h, w), one for each scale.
-
-    The box scores' own resize and min-max of each -> mean -> minmax -> close -> minmax, as ``maps`` does for masks.
-    """
+    The box scores' own resize and min-max of each -> mean -> minmax -> close -> minmax, as ``maps`` does for masks."""
     merged = minmax(torch.from_numpy(np.mean([score_map(m) for m in raw], 0)))
     return minmax(close(merged, kernel)).numpy()
 
@@ -117,14 +90,14 @@ def treated(raw: Sequence[np.ndarray], kernel: float = 0.0) -> np.ndarray:
 def _truth(dataset: Dataset, i: int) -> Truth:
     """What an image is scored against, as wsolevaluation brings it to 224 px."""
     record = dataset[i]
-    mask, ignore = (None, None) if record.mask is None else masks_at([record.mask], record.ignore)
+    mask, ignore = (None, None) if record.mask is None else metrics.masks_at([record.mask], record.ignore)
     return scale(record.boxes, record.image.shape[:2]), mask, ignore
 
 
 def image_hits(score: np.ndarray, found: Found, truth: Truth, logits: np.ndarray, label: int) -> dict[str, np.ndarray]:
     """One image's ``hits`` (6, 1000) and ``pixels`` (2, 1002), as in ``BoxScores``: the streamed scores' counts."""
     corners, mask, ignore = truth
-    known, several = Localization(), MaxBoxAccV2()
+    known, several = metrics.Localization(), metrics.MaxBoxAccV2()
     known.update(found, corners, logits, label)
     several.update(found, corners)
     counts = {"hits": np.concatenate([known.counts["hits"], several.counts["hits"]]).astype(bool)}
@@ -136,14 +109,8 @@ def image_hits(score: np.ndarray, found: Found, truth: Truth, logits: np.ndarray
 
 
 def pooled(counts: np.ndarray, of: Callable[[np.ndarray], float], *, resamples: int = 2000) -> np.ndarray:
-    """A score of all images' counts together: its value, then its values on bootstrap resamples, (1 + resamples,).
-
-    The draws depend on the number of images alone, so the difference of two rows' values is paired.
-
-    Args:
-        counts: (images, ...), summed over the images drawn.
-        of: the score of the summed counts.
-    """
+    """The score ``of`` all images' summed counts (images, ...), and of bootstrap resamples' sums: (1 + resamples,).
+    The draws depend on the number of images alone, so the difference of two rows' values is paired."""
     images = len(counts)
     draws = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=resamples)
     weights = np.concatenate([np.ones((1, images)), draws])
@@ -174,98 +141,68 @@ def box_table(
     over: Mapping[Key, Key] | None = None,
 ) -> pd.DataFrame:
     """Every score of every chosen row: threshold from validation, value on test, and the peak on test beside it.
-
-    Args:
-        chosen: a line a row, with ``kind`` (method, control, baseline) and the columns of ``by``.
-        val_found, found: ``box_scores`` of the validation and the test images.
-        masks: their pixel scores, for mask IoU; None for data without masks.
-        by: the columns that name a row.
-        over: the row that each is compared with; None for the trivial baseline that is better on validation.
-
-    Returns:
-        columns score, kind, those of ``by``, threshold (grey level of mask IoU; shares of the map's maximum of box
-        scores, one for each IoU level of MaxBoxAccV2; none of PxAP), val, test, low, high (percent), over, over_low,
-        over_high, over_verdict (points, paired), images, test_peak (as published protocols take it, chosen on test).
-    """
+    ``chosen`` holds a line a row: ``kind`` (method, control, baseline) and the columns of ``by``, which name it. It is
+    compared with the row that ``over`` tells, or with the trivial baseline that is better on validation. ``val_found``
+    and ``found`` are ``box_scores`` of the validation and the test images, ``masks`` their pixel scores, for mask IoU.
+    Columns: score, kind, those of ``by``, threshold (grey level of mask IoU; shares of the map's maximum of box scores,
+    one for each IoU level of MaxBoxAccV2; none of PxAP), val, test, low, high (percent), over, over_low, over_high,
+    over_verdict (points, paired), images, test_peak (as published protocols take it, chosen on test)."""
     table: list[dict[str, Any]] = []
     values: dict[tuple[str, Key], np.ndarray] = {}  # by score and row: of each image, or of each draw for PxAP
     for one in chosen.to_dict("records"):
         row = {name: one[name] for name in by}
         key = tuple(row.values())
-        for name in SCORES if masks else BOX_SCORES:
-            if name == "PxAP":
-                before, counts = (of[key].pixels for of in (val_found, found))
-                assert before is not None and counts is not None
-                drawn = values[name, key] = pooled(counts, pxap)
-                cells = {"threshold": "", "val": pxap(before.sum(0)), "test": drawn[0], "test_peak": drawn[0]}
-            else:
-                curves = _curves(name, row, val_found[key], found[key], masks)
-                cells, values[name, key] = _thresholded(name, *curves)
-            table.append({"score": name, "kind": one["kind"], **row, **cells, "images": len(found[key].hits)})
+        for score in SCORES if masks else BOX_SCORES:
+            cells, values[score, key] = _scored(score, row, val_found[key], found[key], masks)
+            table.append({"score": score, "kind": one["kind"], **row, **cells})
     for line in table:
         score, key = line["score"], tuple(line[name] for name in by)
         trivial = [other for other in table if other["score"] == score and other["kind"] == "baseline"]
         better = max(trivial, key=lambda other: other["val"])
-        other = over[key] if over else tuple(better[name] for name in by)
-        paired = interval if score == "PxAP" else (lambda x, _: bootstrap(x))
-        mine = paired(values[score, key], line["images"])
-        change = paired(values[score, key] - values[score, other], line["images"])
-        line |= {"low": mine.low, "high": mine.high, "over": change.mean}
-        line |= {"over_low": change.low, "over_high": change.high, "over_verdict": change.verdict()}
-    columns = ["score", "kind", *by, "threshold", "val", "test", "low", "high"]
-    columns += ["over", "over_low", "over_high", "over_verdict", "images", "test_peak"]
-    return pd.DataFrame(table)[columns]
+        mine, other = values[score, key], values[score, over[key] if over else tuple(better[name] for name in by)]
+        images = len(found[key].hits)
+        own, gain = (interval(x, images) if score == "PxAP" else bootstrap(x) for x in (mine, mine - other))
+        line |= {"low": own.low, "high": own.high, **gain.cells("over"), "over_verdict": gain.verdict()}
+        line |= {"images": images, "test_peak": line.pop("test_peak")}
+    return pd.DataFrame(table)
 
 
-def _curves(
-    name: str, row: Row, val_found: BoxScores, found: BoxScores, masks: tuple[Scores, Scores] | None
-) -> list[np.ndarray]:
-    """A score of each validation and each test image at every threshold, (images, curves, thresholds)."""
-    if name == "mask IoU":
-        assert masks is not None
-        return [metrics.iou(scores.find(**row))[:, None] for scores in masks]
-    return [of.hits[:, BOX_SCORES[name]] for of in (val_found, found)]
-
-
-def _thresholded(name: str, before: np.ndarray, after: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-    """A score's cells, and each test image's value (images,) in percent at the thresholds chosen on validation."""
+def _scored(
+    score: str, row: Row, val: BoxScores, test: BoxScores, masks: tuple[Scores, Scores] | None
+) -> tuple[dict[str, Any], np.ndarray]:
+    """A score's cells, and its test values in percent: of each image, or of PxAP's draws (see ``pooled``)."""
+    if score == "PxAP":
+        assert val.pixels is not None and test.pixels is not None
+        drawn = pooled(test.pixels, pxap)
+        return {"threshold": "", "val": pxap(val.pixels.sum(0)), "test": drawn[0], "test_peak": drawn[0]}, drawn
+    if masks and score == "mask IoU":
+        before, after = (metrics.iou(of.find(**row))[:, None] for of in masks)  # (images, curves, thresholds)
+    else:
+        before, after = (of.hits[:, BOX_SCORES[score]] for of in (val, test))
     t = before.mean(0).argmax(-1)  # one for each curve
     images = 100 * after[:, np.arange(len(t)), t].mean(1)
-    shown = [f"{k}" if name == "mask IoU" else f"{THRESHOLDS[k]:.3f}" for k in t]
-    cells = {
-        "threshold": " ".join(shown),
-        "val": float(100 * before.mean(0).max(-1).mean()),
-        "test": float(images.mean()),
-        "test_peak": float(100 * after.mean(0).max(-1).mean()),
-    }
-    return cells, images
+    shown = " ".join(f"{k}" if score == "mask IoU" else f"{THRESHOLDS[k]:.3f}" for k in t)
+    val_peak, test_peak = (float(100 * of.mean(0).max(-1).mean()) for of in (before, after))
+    return {"threshold": shown, "val": val_peak, "test": float(images.mean()), "test_peak": test_peak}, images
 
 
 def sizes(by_size: Mapping[str, tuple[Scores, Scores]], rows: Sequence[Row]) -> pd.DataFrame:
     """IoU at several sizes, averaged over images and pooled over the set, each at its own threshold from validation.
-
-    Args:
-        by_size: validation and test scores by the name of the size.
-
-    Returns:
-        columns method, layer, size, average (per image, pooled), threshold, val, test, low, high, test_peak (percent).
-    """
+    ``by_size`` holds validation and test scores by the size's name. Columns: method, layer, size, average (per image,
+    pooled), threshold, val, test, low, high, test_peak (percent)."""
     table = []
-    for row in rows:
-        for size, (val, test) in by_size.items():
-            before, after = val.find(**row), test.find(**row)
-            for average in ("per image", "pooled"):
-                a, b = (
-                    metrics.iou(hist).mean(0) if average == "per image" else metrics.iou(hist.sum(0))
-                    for hist in (before, after)
-                )
-                t = int(a.argmax())
-                if average == "per image":
-                    found = bootstrap(100 * metrics.iou(after)[:, t])
-                else:
-                    found = interval(pooled(metrics.at_least(after)[..., [0, t]], _pooled_iou), len(after))
-                cells = {"threshold": t, "val": 100 * a[t], "test": found.mean, "low": found.low, "high": found.high}
-                table.append({**row, "size": size, "average": average, **cells, "test_peak": 100 * b.max()})
+    for row, (size, both) in product(rows, by_size.items()):
+        before, after = (of.find(**row) for of in both)
+        of_images = [metrics.iou(hist).mean(0) for hist in (before, after)]
+        of_sums = [metrics.iou(hist.sum(0)) for hist in (before, after)]
+        for average, (val, test) in (("per image", of_images), ("pooled", of_sums)):
+            t = int(val.argmax())
+            if average == "per image":
+                found = bootstrap(100 * metrics.iou(after)[:, t])
+            else:
+                found = interval(pooled(metrics.at_least(after)[..., [0, t]], _pooled_iou), len(after))
+            cells = {"threshold": t, "val": 100 * val[t], "test": found.mean, "low": found.low, "high": found.high}
+            table.append({**row, "size": size, "average": average, **cells, "test_peak": 100 * test.max()})
     return pd.DataFrame(table)
 
 
