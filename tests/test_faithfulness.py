@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -149,10 +148,8 @@ def model() -> SPGPlain:
 
 
 @pytest.fixture
-def few_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (metric, faithfulness):
-        monkeypatch.setattr(module, "STEPS", 3)
-    yield
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric, "STEPS", 3)
 
 
 def some_maps(count: int) -> dict[tuple[str, str], np.ndarray]:
@@ -172,7 +169,7 @@ def test_a_broken_off_run_goes_on(model: SPGPlain, tmp_path: Path, monkeypatch: 
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(faithfulness, "curves", breaks)
+    monkeypatch.setattr(metric, "curves", breaks)
     with pytest.raises(KeyboardInterrupt):
         all_curves(model, Toy("test", 3), maps, LOCALIZING, resize=32, folder=tmp_path / "two")
     again = all_curves(model, Toy("test", 3), maps, LOCALIZING, resize=32, folder=tmp_path / "two")

@@ -1,15 +1,7 @@
-"""Multi-scale input (MS) and morphological closing (MC): chosen on validation, scored once on test.
+"""Multi-scale input (MS) and morphological closing (MC): chosen on validation, scored once on test."""
 
-candidates     the raw maps that are compared, with two more readings of "both branches fused"
-search         scales and kernel of every method, by the same search
-score_chosen   every method under its four chosen settings
-report_table   thresholds from validation, scores on test
-"""
-
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Sequence
+from functools import partial, reduce
 from itertools import combinations
 
 import numpy as np
@@ -21,10 +13,8 @@ from dgl_lib.errors import UserError
 from dgl_lib.evaluate.raw import Maps
 from dgl_lib.evaluate.scores import BASELINES, SINGLE, Scores, Setting, fusions, gain, name_scales, report, score
 
-#: What a map is treated with before it is thresholded.
-TREATMENTS = ("none", "MC", "MS", "MS+MC")
-#: ``chosen[method][treatment]``.
-Chosen = dict[str, dict[str, Setting]]
+TREATMENTS = ("none", "MC", "MS", "MS+MC")  # what a map is treated with before it is thresholded
+Chosen = dict[str, dict[str, Setting]]  # by method and treatment
 
 
 def scale_sets(scales: Sequence[float]) -> list[tuple[float, ...]]:
@@ -32,8 +22,7 @@ def scale_sets(scales: Sequence[float]) -> list[tuple[float, ...]]:
     others = sorted({float(s) for s in scales} - {1.0})
     if not others:
         raise UserError(f"scales: {list(scales)} given, at least one beside 1.0 needed")
-    chosen = (c for size in range(1, len(others) + 1) for c in combinations(others, size))
-    return [tuple(sorted((1.0, *c))) for c in chosen]
+    return [tuple(sorted((1.0, *c))) for count in range(1, len(others) + 1) for c in combinations(others, count)]
 
 
 def closing_kernels(kernels: Sequence[float]) -> list[float]:
@@ -46,10 +35,8 @@ def closing_kernels(kernels: Sequence[float]) -> list[float]:
 
 def candidates(by_scale: dict[float, Maps], layer: str) -> dict[float, Maps]:
     """The maps that are compared: every method on ``layer``, CAM on its own layer, and two fusions of the branches.
-
     Reading (a) of "both branches fused" is ``dgl``. Readings (b) and (c), ``fused_mean`` and ``fused_max``, are made
-    scale by scale from the maps of the two branches. UserError: CAM or DGL is missing.
-    """
+    scale by scale from the maps of the two branches. UserError: CAM or DGL is missing."""
     result = {}
     for scale, maps in by_scale.items():
         kept = {pair: m for pair, m in maps.maps.items() if pair[1] == layer or pair[0] == "cam"}
@@ -62,35 +49,22 @@ def candidates(by_scale: dict[float, Maps], layer: str) -> dict[float, Maps]:
 
 
 def search(
-    dataset: Dataset,
-    maps: dict[float, Maps],
-    scales: Sequence[float],
-    kernels: Sequence[float],
-    *,
-    progress: bool = False,
+    dataset: Dataset, maps: dict[float, Maps], scales: Sequence[float], kernels: Sequence[float], progress: bool = False
 ) -> tuple[Scores, Chosen]:
     """Choose every method's scales and kernel on the validation part, by mean IoU at the best threshold.
-
     First the scales, without closing. Then the kernel, for the single scale and for the scales found. Closing is the
-    slowest step by far, so the full grid is not tried. Where settings tie, the smaller set or kernel is kept.
-
-    Returns:
-        the scores of all settings tried, trivial baselines included, and the four settings chosen for each method.
-    """
+    slowest step by far, so the full grid is not tried. Where settings tie, the smaller set or kernel is kept. Returned
+    are the scores of all settings tried, trivial baselines included, and the four settings chosen for each method."""
     sets, sizes = scale_sets(scales), closing_kernels(kernels)
     found = score(dataset, maps, [(SINGLE, 0.0), *((s, 0.0) for s in sets)], progress=progress)
     chosen: Chosen = {}
     for method in dict.fromkeys(method for method, _ in next(iter(maps.values())).maps):
         several = best(found, method, [(s, 0.0) for s in sets])[0]
-        closed = {s: [(s, k) for k in sizes] for s in (SINGLE, several)}
-        tried = score(dataset, maps, closed[SINGLE] + closed[several], methods=[method], progress=progress)
+        closing, both = ([(s, k) for k in sizes] for s in (SINGLE, several))
+        tried = score(dataset, maps, closing + both, methods=[method], progress=progress)
         found = found.join(tried.where(tried.rows["method"] == method))
-        chosen[method] = {
-            "none": (SINGLE, 0.0),
-            "MC": best(found, method, closed[SINGLE]),
-            "MS": (several, 0.0),
-            "MS+MC": best(found, method, closed[several]),
-        }
+        of = (SINGLE, 0.0), best(found, method, closing), (several, 0.0), best(found, method, both)
+        chosen[method] = dict(zip(TREATMENTS, of, strict=True))
     return found, chosen
 
 
@@ -111,20 +85,12 @@ def sweep_table(val: Scores) -> pd.DataFrame:
 
 
 def score_chosen(
-    dataset: Dataset,
-    maps: dict[float, Maps],
-    chosen: Mapping[str, Mapping[str, Setting]],
-    *,
-    size: int | None = None,
-    progress: bool = False,
+    dataset: Dataset, maps: dict[float, Maps], chosen: Chosen, *, size: int | None = None, progress: bool = False
 ) -> Scores:
     """Every method under its four settings, and the trivial baselines; ``size`` as for ``score``."""
-    scored = {
-        method: score(dataset, maps, list(by.values()), methods=[method], size=size, progress=progress)
-        for method, by in chosen.items()
-    }
-    first, *others = scored.items()
-    return reduce(Scores.join, (one.where(one.rows["method"] == method) for method, one in others), first[1])
+    how = partial(score, dataset, maps, size=size, progress=progress)
+    (_, first), *others = ((method, how(list(by.values()), methods=[method])) for method, by in chosen.items())
+    return reduce(Scores.join, (one.where(one.rows["method"] == method) for method, one in others), first)
 
 
 def report_table(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:
@@ -132,32 +98,24 @@ def report_table(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:
     lines = [{"method": name, "treatment": "", "scales": "", "kernel": 0.0} for name in BASELINES]
     lines += [{"treatment": t, **row(m, setting)} for m, by in chosen.items() for t, setting in by.items()]
     which = ["method", "scales", "kernel"]
-    tested, tried = (list(part.rows[which].itertuples(index=False, name=None)) for part in (test, val))
-    found = report(val.where([key in tested for key in tried]), test)
+    tried, tested = (pd.MultiIndex.from_frame(part.rows[which]) for part in (val, test))
+    found = report(val.where(tried.isin(tested)), test)
     table = pd.DataFrame(lines, columns=["method", "treatment", "scales", "kernel"]).merge(found, on=which)
     table.insert(1, "layer", table.pop("layer"))
     return table
 
 
 def gains(val: Scores, test: Scores, chosen: Chosen, pairs: Sequence[tuple[str, str, str, str]]) -> pd.DataFrame:
-    """Paired gains in mean test IoU, in points, with their 95 % interval over images.
-
-    Args:
-        pairs: (method, treatment, over method, over treatment).
-
-    Returns:
-        columns method, treatment, over, over_treatment, gain, low, high, n.
-    """
+    """Paired gains in mean test IoU, in points, with their 95 % interval over images, for each of ``pairs``.
+    Columns, of which the first four are a pair's: method, treatment, over, over_treatment, gain, low, high, n."""
     table = []
-    for method, treatment, over, over_treatment in pairs:
-        one, other = row(method, chosen[method][treatment]), row(over, chosen[over][over_treatment])
+    for pair in pairs:
+        one, other = (row(method, chosen[method][treatment]) for method, treatment in (pair[:2], pair[2:]))
         found = gain(val, test, one, other)
-        names = {"method": method, "treatment": treatment, "over": over, "over_treatment": over_treatment}
-        table.append({**names, "gain": found.mean, "low": found.low, "high": found.high, "n": found.n})
-    return pd.DataFrame(table)
+        table.append((*pair, found.mean, found.low, found.high, found.n))
+    return pd.DataFrame(table, columns=["method", "treatment", "over", "over_treatment", "gain", "low", "high", "n"])
 
 
 def curve(scores: Scores, method: str, setting: Setting, *, ignore_is_object: bool = False) -> np.ndarray:
     """LID's curve, (256,): IoU in percent, mean over images, at the thresholds 0..255."""
-    hist = scores.find(**row(method, setting))
-    return 100 * metrics.iou(hist, ignore_is_object=ignore_is_object).mean(0)
+    return 100 * metrics.iou(scores.find(**row(method, setting)), ignore_is_object=ignore_is_object).mean(0)
