@@ -144,7 +144,7 @@ def claims_table(folder: Path) -> pd.DataFrame:
     """All claims of a results folder, in the order C1 to C9; a claim without a row is listed as "not measured"."""
     files = sorted(folder.glob("claims_[0-9]*.csv"))
     tables = [pd.read_csv(file, dtype={"detail": str}).fillna({"detail": ""}) for file in files]
-    rows = [row for table in tables for row in table.to_dict("records")]
+    rows: list[dict[Any, Any]] = [row for table in tables for row in table.to_dict("records")]
     missing: dict[str, Any] = {"n": 0, "verdict": "not measured", "detail": ""}
     known = {row["claim"] for row in rows}
     rows += [{"claim": c, "says": r.says, "unit": r.unit, **missing} for c, r in CLAIMS.items() if c not in known]

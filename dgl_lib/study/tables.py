@@ -4,7 +4,7 @@ Whatever takes long is kept below ``results/.runs`` under a name made of all tha
 broke off goes on where it stood.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from dgl_lib.evaluate.boxes import box_scores, box_table, sizes, with_object
 from dgl_lib.evaluate.compare import gradient_share, log_p_c
 from dgl_lib.evaluate.mistakes import mistakes
 from dgl_lib.evaluate.normalisation import normalisations, normalised, sweep
+from dgl_lib.evaluate.scores import SINGLE
 from dgl_lib.files import write_table
 from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.metrics import bootstrap, iou
@@ -95,47 +96,55 @@ def comparison(profile: Profile, folder: Path, progress: bool) -> None:
         share = bootstrap(100 * gradient_share(maps.maps["dgl", layer], maps.maps["gradient_term", layer]))
         shares.append({"layer": layer, **share.row()})
     write_table(folder / "05_gradient_share.csv", pd.DataFrame(shares))
-    style.use_style()
     _every_map(it, folder)
     _worst(it, images, chosen.loc[chosen["method"] == "dgl", "layer"].iloc[0], folder)
 
 
+def _picture(
+    it: Measured,
+    folder: Path,
+    name: str,
+    title: str,
+    lines: Sequence[tuple[str, int, Sequence[np.ndarray | None]]],
+    columns: Sequence[str],
+) -> None:
+    """A figure of maps: a line is a row's name, its test image and its maps. Each photograph stands there once."""
+    panels: list[list[Panel | None]] = []
+    for k, (_, i, maps) in enumerate(lines):
+        record = it.test[i]
+        photograph = Panel(record) if k == 0 or i != lines[k - 1][1] else None
+        panels.append([photograph, *(None if m is None else Panel(record, m) for m in maps)])
+    rows = [row for row, *_ in lines]
+    style.use_style()
+    figure = grid(panels, pixels=it.pixels, rows=rows, columns=["image", *columns], title=title, size=0.75)
+    style.save(figure, folder, name)
+
+
 def _every_map(it: Measured, folder: Path) -> None:
     """05_maps_1.png and 05_maps_2.png: every map of the first test image of the first two classes."""
-    found, layers = it.maps.maps, [layer.name for layer in it.model.layers]
-    methods = [*METHODS, *CONTROLS]
+    maps, layers = it.maps.maps, [layer.name for layer in it.model.layers]
     for number, label in enumerate(np.unique(it.test.labels)[:2], start=1):
         i = int(np.flatnonzero(it.test.labels == label)[0])
-        record = it.test[i]
-        panels: list[list[Panel | None]] = [
-            [Panel(record, found[m, layer][i]) if (m, layer) in found else None for layer in layers] for m in methods
-        ]
-        panels = [[Panel(record) if k == 0 else None, *row] for k, row in enumerate(panels)]
+        lines = [(m, i, [maps[m, at][i] if (m, at) in maps else None for at in layers]) for m in (*METHODS, *CONTROLS)]
         title = f"The first test image of class {it.test.classes[label]}: every method and control on every layer"
-        columns = ["image", *layers]
-        figure = grid(panels, pixels=it.pixels, rows=methods, columns=columns, title=title, size=0.75)
-        style.save(figure, folder, f"05_maps_{number}")
+        _picture(it, folder, f"05_maps_{number}", title, lines, layers)
 
 
 def _worst(it: Measured, images: pd.DataFrame, layer: str, folder: Path) -> None:
     """05_worst.png: DGL's maps of the twelve test images with its lowest IoU, and of the first twelve."""
-    place = {name: i for i, name in enumerate(it.test.names)}
-    column = f"dgl {layer}"
+    column, place = f"dgl {layer}", {name: i for i, name in enumerate(it.test.names)}
     shown = {"the worst": images.sort_values(column, kind="stable").head(12), "the first": images.head(12)}
-    lines: list[list[Panel | None]] = []
-    names: list[str] = []
-    for name, one in shown.items():
-        panels: list[Panel | None] = []
-        for row in one.to_dict("records"):
-            i = place[row["image"]]
-            title = f"IoU {row[column]:.0f} %, $p_c$ {np.exp(row['log_p_c']):.2f}\n{row['class']}"
-            panels.append(Panel(it.test[i], it.maps.maps["dgl", layer][i], title))
-        lines += [panels[start : start + 6] for start in range(0, len(panels), 6)]
-        names += [name, *[""] * (len(lines) - len(names) - 1)]
+    panels: list[Panel | None] = []
+    for row in pd.concat(shown.values()).to_dict("records"):
+        title = f"IoU {row[column]:.0f} %, $p_c$ {np.exp(row['log_p_c']):.2f}\n{row['class']}"
+        i = place[row["image"]]
+        panels.append(Panel(it.test[i], it.maps.maps["dgl", layer][i], title))
+    count = len(panels) // 2
+    lines = [panels[k : min(k + 6, end)] for end in (count, 2 * count) for k in range(end - count, end, 6)]
+    rows = [name for name in shown for _ in range(0, count, 6)]
     wrong = [f"{(one['predicted'] != one['class']).sum()} of {name} {len(one)}" for name, one in shown.items()]
     title = f"DGL on {layer}: the classifier is wrong about {' and about '.join(wrong)}"
-    figure = grid(lines, pixels=it.pixels, rows=names, title=title)
-    style.save(figure, folder, "05_worst")
+    style.save(grid(lines, pixels=it.pixels, rows=rows, title=title), folder, "05_worst")
 
 
 def _parts(it: Measured, chosen: pd.DataFrame) -> pd.DataFrame:
@@ -177,43 +186,31 @@ def scoring(profile: Profile, folder: Path, progress: bool) -> None:
     write_table(folder / "06_percentiles.csv", swept)
     write_table(folder / "06_normalisation.csv", normalisations(swept, normal[1], chosen))
 
-    scale_sets, kernels = treatments.scale_sets(profile.scales), treatments.closing_kernels(profile.kernels)
-    settings = [((1.0,), 0.0), *((s, 0.0) for s in scale_sets), *(((1.0,), k) for k in kernels)]
-    two = [("cam", it.model.layers[-1].name), ("dgl", profile.layer)]
     scaled = {"layer": profile.layer, "methods": profile.ablation_methods, "scales": profile.scales, **it.options}
+    two = [("cam", it.model.layers[-1].name), ("dgl", profile.layer)]
     every_scale = [evaluate.maps_of_scales(it.model, part, **scaled) for part in it.parts]
     by_scale = [{scale: maps.only(two) for scale, maps in found.items()} for found in every_scale]
+    sets, kernels = treatments.scale_sets(profile.scales), treatments.closing_kernels(profile.kernels)
+    settings = [(SINGLE, 0.0), *((s, 0.0) for s in sets), *((SINGLE, k) for k in kernels)]
     kept = partial(evaluate.score, folder=it.folder, progress=progress)
     val, test = (kept(part, maps, settings) for part, maps in zip(it.parts, by_scale, strict=True))
     write_table(folder / "06_mistakes.csv", mistakes(*both, it.table, chosen, (val, test)))
-    write_table(folder / "06_treatments.csv", _treatments(it, by_scale, val, test))
+    write_table(folder / "06_treatments.csv", _treatments(it, by_scale))
 
 
-def _treatments(it: Measured, by_scale: list[dict[float, Maps]], val: Scores, test: Scores) -> pd.DataFrame:
-    """Every score of CAM and DGL untreated, at several scales (MS), and closed as well (MS+MC), against untreated.
-
-    Args:
-        val, test: scores under every set of scales. The best set and then the best kernel are chosen on ``val``.
-    """
-    sets, kernels = treatments.scale_sets(it.profile.scales), treatments.closing_kernels(it.profile.kernels)
-    chosen: treatments.Chosen = {}
-    for method in ("cam", "dgl"):
-        own: dict[str, Any] = {"methods": [method], "folder": it.folder, "progress": it.progress}
-        several, _ = treatments.best(val, method, [(s, 0.0) for s in sets])
-        closing = [(several, kernel) for kernel in kernels]
-        tried = evaluate.score(it.val, by_scale[0], closing, **own)
-        closed = treatments.best(tried, method, closing)
-        tested = evaluate.score(it.test, by_scale[1], [closed], **own)
-        val, test = (a.join(b.where(b.rows["method"] == method)) for a, b in ((val, tried), (test, tested)))
-        chosen[method] = {"none": ((1.0,), 0.0), "MS": (several, 0.0), "MS+MC": closed}
-    table = treatments.report_table(val, test, chosen)
+def _treatments(it: Measured, by_scale: list[dict[float, Maps]]) -> pd.DataFrame:
+    """Every score of CAM and DGL untreated, at several scales (MS), and closed as well (MS+MC), against untreated."""
+    kept: dict[str, Any] = {"progress": it.progress}
+    val, chosen = treatments.search(it.val, by_scale[0], it.profile.scales, it.profile.kernels, **kept)
+    test = treatments.score_chosen(it.test, by_scale[1], chosen, **kept)
+    table = treatments.report_table(val, test, chosen).query("treatment != 'MC'").reset_index(drop=True)
     table["kind"] = np.where(table["treatment"] == "", "baseline", "method")
     by = ["method", "layer", "scales", "kernel"]
-    rows: list[dict[str, Any]] = table[by].to_dict("records")  # type: ignore[assignment]
     keys = {(one["method"], one["treatment"]): tuple(one[name] for name in by) for one in table.to_dict("records")}
     over = {key: keys[method, treatment and "none"] for (method, treatment), key in keys.items()}
     there = [with_object(*one) for one in zip(it.parts, by_scale, (val, test), strict=True)]
-    found = [box_scores(part, maps, rows, it.folder, progress=it.progress) for part, maps in there]
+    rows: list[dict[str, Any]] = table[by].to_dict("records")  # type: ignore[assignment]
+    found = [box_scores(part, maps, rows, it.folder, **kept) for part, maps in there]
     boxes = box_table(table, found[0], found[1], (val, test), by=by, over=over)
     return boxes.merge(table[[*by, "treatment"]], on=by)
 
@@ -263,18 +260,10 @@ def control(profile: Profile, folder: Path, progress: bool) -> None:
 
 def _control_maps(it: Measured, maps: dict[str, Maps], pairs: list[tuple[str, str]], folder: Path) -> None:
     """07_maps.png: the first test image of three classes, a row a control and a column a method."""
-    panels: list[list[Panel | None]] = []
-    for label in range(min(3, len(it.test.classes))):
-        i = int(np.flatnonzero(it.test.labels == label)[0])
-        record = it.test[i]
-        for name, one in maps.items():
-            photograph = Panel(record) if name == controls.RIGHT else None
-            panels.append([photograph, *(Panel(record, one.maps[pair][i]) for pair in pairs)])
-    rows, columns = [*maps] * (len(panels) // len(maps)), ["image", *(method for method, _ in pairs)]
+    first = [int(np.flatnonzero(it.test.labels == label)[0]) for label in np.unique(it.test.labels)[:3]]
+    lines = [(name, i, [one.maps[pair][i] for pair in pairs]) for i in first for name, one in maps.items()]
     title = "The first test image of three classes: the right class, then the controls"
-    style.use_style()
-    figure = grid(panels, pixels=it.pixels, rows=rows, columns=columns, title=title, size=0.75)
-    style.save(figure, folder, "07_maps")
+    _picture(it, folder, "07_maps", title, lines, [method for method, _ in pairs])
 
 
 def _other_networks(profile: Profile, model: Classifier, progress: bool) -> dict[str, Classifier]:
