@@ -3,7 +3,7 @@
 Data flows one way, and a module imports only from rooms earlier in the line::
 
     record -> image batch -> logits, tapped maps -> two gradients, raw map -> post-processing -> scores -> table, figure
-    data      models         taps                   localize                  maps               metrics   evaluate, plots
+    data      models         taps                   localize                  maps             metrics, evaluate   plots
 
 ``training`` makes the classifier, ``study`` runs the notebooks with a profile's parameters, ``app`` is the command. A
 trained classifier opens with one call and knows its ``classes`` and its preprocessing::

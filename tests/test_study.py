@@ -195,7 +195,7 @@ def test_one_notebook_alone_leaves_what_the_others_made(project: Path) -> None:
     assert (folder / "first.csv").read_text() == "7.0\n" and (folder / "second.csv").exists()
     manifest = json.loads((folder / "manifest.json").read_text())["notebooks"]
     assert [manifest[name]["parameters"]["alpha"] for name in ("01_first", "02_second")] == [7, 2]
-    with pytest.raises(UserError, match="notebooks: 09 given, 01, 02, .* allowed"):
+    with pytest.raises(UserError, match=r"notebooks: 09 given, 01, 02, .* allowed"):
         run(notebooks=["09"])
 
 
@@ -333,7 +333,7 @@ def test_network_and_labels_reach_the_training(project: Path, monkeypatch, netwo
 def test_training_refused(project: Path) -> None:
     with pytest.raises(UserError, match=re.escape("25 given, 0 (all) to 24")):
         study.train_classifier(tiny(train_count=25))
-    with pytest.raises(UserError, match="no file at 'nowhere.safetensors'"):
+    with pytest.raises(UserError, match=r"no file at 'nowhere\.safetensors'"):
         study.train_classifier(tiny(weights="nowhere.safetensors"))
 
 
