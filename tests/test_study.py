@@ -267,8 +267,16 @@ def test_rerunning_the_committed_notebooks(project: Path) -> None:
 # Training
 
 TINY = {
-    "width": 1 / 16, "train_count": 16, "resize": 32, "crop": 32, "epochs": 1, "batch_size": 8, "device": "cpu",
-    "learning_rate": 0.001, "trunk_learning_rate": 0.001, "weight_decay": 0.0,
+    "width": 1 / 16,
+    "train_count": 16,
+    "resize": 32,
+    "crop": 32,
+    "epochs": 1,
+    "batch_size": 8,
+    "device": "cpu",
+    "learning_rate": 0.001,
+    "trunk_learning_rate": 0.001,
+    "weight_decay": 0.0,
 }
 
 
