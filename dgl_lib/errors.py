@@ -2,7 +2,4 @@
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for: one line that says what was wrong, what was given and what is allowed.
-
-    The command line prints it as ``error: ...`` and exits with status 2, without a traceback.
-    """
+    """One line that says what was wrong, what was given and what is allowed; the command line prints it and exits."""

@@ -1,7 +1,5 @@
 """Writing files so that a reader finds the old one or the new one, never half of one."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -62,8 +60,7 @@ def kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, 
     """The arrays of a ``.npz``. Where there is none yet, ``make`` makes them, and they are written there."""
     if path.exists():
         return read_arrays(path)
-    made = dict(make())
-    write_arrays(path, made)
+    write_arrays(path, made := dict(make()))
     return made
 
 
@@ -84,12 +81,9 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder`` while the block runs. The lock goes with its process, however that ends.
+    """Hold the lock of ``folder``, a file beside it, while the block runs; it goes with its process, however that ends.
 
-    The lock file lies beside the folder, so that the folder's content is the run's alone.
-
-    Raises:
-        UserError: another process holds it. The message names that process and when it began.
+    UserError, with the process that holds it and when that began, if there is one.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock, holder = (folder.with_name(f".{folder.name.lstrip('.')}.{end}") for end in ("lock", "holder"))

@@ -11,7 +11,7 @@ from sets import refused
 
 from dgl_lib.data import load
 from dgl_lib.data.images import orientation, read_image
-from dgl_lib.data.lid import SWAPPED, Lid, unturn
+from dgl_lib.data.wsol import SWAPPED, Lid, unturn
 
 REAL = os.environ.get("DGL_WSOL_METADATA")
 MASK = np.zeros((24, 32), bool)

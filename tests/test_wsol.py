@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sets import refused
 
 from dgl_lib.data import wsol
-from dgl_lib.data.lists import group_boxes, read_rows
+from dgl_lib.data.listed import group_boxes, read_rows
 from dgl_lib.data.wsol import Wsol, read_labels, read_masks, read_sizes
 
 REAL = os.environ.get("DGL_WSOL_METADATA")

@@ -6,27 +6,12 @@ from functools import partial
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.data.cub import Cub
 from dgl_lib.data.folder import Folder
-from dgl_lib.data.lid import Lid
 from dgl_lib.data.listed import SPLITS, Listed, Root
 from dgl_lib.data.pets import Pets
 from dgl_lib.data.records import Dataset, Record, Shuffled, Subset, first_per_class, need_readable, skip_unreadable
 from dgl_lib.data.voc import Voc
-from dgl_lib.data.wsol import Wsol
+from dgl_lib.data.wsol import Lid, Wsol
 from dgl_lib.errors import UserError
-
-__all__ = [
-    "DATASETS",
-    "SPLITS",
-    "Dataset",
-    "Record",
-    "Shuffled",
-    "Subset",
-    "check",
-    "first_per_class",
-    "load",
-    "need_readable",
-    "skip_unreadable",
-]
 
 # Name -> what makes it from a split and the folder of its files. Each class's docstring shows the layout of its files.
 DATASETS: dict[str, Callable[[str, Root], Dataset]] = {
@@ -43,38 +28,27 @@ DATASETS: dict[str, Callable[[str, Root], Dataset]] = {
 }
 
 
-def load(
-    name: str, split: str, *, root: Root = None, per_class: int = 0, skip: bool = False, progress: bool = False
-) -> Dataset:
-    """A split of a data set by name.
+def load(name: str, split: str, *, root: Root = None, per_class: int = 0, skip: bool = False) -> Dataset:
+    """A split ("train", "val" or "test"; of "lid" also "all") of a data set by its name in ``DATASETS``.
 
-    Args:
-        name: a key of ``DATASETS``.
-        split: "train", "val" or "test"; of "lid" also "all".
-        root: folder of the files; None: $DGL_DATA, and if that is unset, pets, voc and cub are downloaded into
-            ``data``. wsolevaluation's lists are in $DGL_WSOL_METADATA, else in ``root/metadata``.
-        per_class: keep the first so many images of each class, in the data set's order; 0 keeps all.
-        skip: decode what is kept, and leave out what cannot be read (see ``skip_unreadable``).
-        progress: draw a bar while decoding.
-
-    Raises:
-        UserError: an unknown name or split, a negative ``per_class``, or files that are not what the data set expects.
+    ``root`` is the folder of the files; None: $DGL_DATA, and if that is unset, pets, voc and cub are downloaded into
+    ``data``. wsolevaluation's lists are in $DGL_WSOL_METADATA, else in ``root/metadata``. ``per_class`` keeps the first
+    so many images of each class, in the data set's order (0: all). ``skip`` decodes what is kept, and leaves out what
+    cannot be read (see ``skip_unreadable``). UserError for an unknown name or split, a negative ``per_class``, or files
+    that are not what the data set expects.
     """
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}; allowed: {', '.join(DATASETS)}")
     dataset = first_per_class(DATASETS[name](split, root), per_class)
-    return skip_unreadable(dataset, progress=progress) if skip else dataset
+    return skip_unreadable(dataset) if skip else dataset
 
 
 def check(name: str, root: Root = None, *, decode: bool = False) -> tuple[list[str], list[str]]:
     """What is there of a data set, split by split: lists, files, and whether boxes and masks fit their photographs.
 
-    Args:
-        name, root: as for ``load``.
-        decode: also decode every file, which takes hours for large sets. Pets and folders are always decoded.
-
-    Returns:
-        one line for each complete split, and one for each other split that says what is missing or wrong.
+    ``name`` and ``root`` are as for ``load``. ``decode`` also decodes every file, which takes hours for large sets;
+    pets and folders are always decoded. Returns one line for each complete split, and one for each other split that
+    says what is missing or wrong.
     """
     complete, problems = [], []
     for split in SPLITS:
@@ -86,10 +60,10 @@ def check(name: str, root: Root = None, *, decode: bool = False) -> tuple[list[s
                 if decode or dataset.small:
                     need_readable(dataset)
             first = dataset[0]
-            boxes = [f"{len(first.boxes)} box{'es' * (len(first.boxes) > 1)}"] * (len(first.boxes) > 0)
-            masks = [field for field in ("mask", "ignore", "part") if getattr(first, field) is not None]
-            count = f"{len(dataset)} images of {len(dataset.classes)} classes"
-            complete.append(f"{where}{count}; the first has {', '.join(boxes + masks) or 'a label only'}")
+            found = [f"{count} box{'es' * (count > 1)}"] if (count := len(first.boxes)) else []
+            found += [field for field in ("mask", "ignore", "part") if getattr(first, field) is not None]
+            size = f"{len(dataset)} images of {len(dataset.classes)} classes"
+            complete.append(f"{where}{size}; the first has {', '.join(found) or 'a label only'}")
         except UserError as error:
             if name not in DATASETS:
                 raise

@@ -2,9 +2,7 @@
 
 Eight classes share their bodies, legs, tails, faces, coats and surroundings. They differ in the shape and the paint of
 ONE telling part (antlers, a sail, a shell, ...). That part is enough for a classifier, but a localizer should find the
-whole animal. So the data set asks: does the map find more than the telling part?
-
-A picture is made in four steps:
+whole animal: does the map find more than the telling part? A picture is made in four steps:
 
 1. A creature is a list of polygons in its own units (body about 1000 long, facing right, y down).
 2. All polygons are turned, scaled and placed, then filled into one canvas of *inks* at twice the final size. An ink is
@@ -23,7 +21,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from dgl_lib.data.records import Record
+from dgl_lib.data.records import Record, around
 from dgl_lib.errors import UserError
 
 SPLITS = {"train": 2000, "val": 400, "test": 400}
@@ -44,32 +42,24 @@ PART_LAYERS = (PART_BEHIND, PART_BEFORE)
 CREATURE_LAYERS = (TAIL, PART_BEFORE)  # the first and the last
 
 # Bodies and surroundings share these quiet paints, so that no colour tells an object from its background.
-PAINTS = np.array(
-    [
-        (189, 133, 118), (210, 174, 127), (218, 199, 156), (140, 167, 154), (103, 128, 109), (125, 151, 169),
-        (98, 113, 141), (150, 133, 165), (191, 154, 171), (157, 130, 113), (144, 147, 155), (190, 185, 163),
-        (177, 110, 110), (110, 150, 153), (156, 165, 119), (223, 213, 200),
-    ],
-    dtype=np.int32,
-)  # fmt: skip
+PAINTS = np.array([
+    (189, 133, 118), (210, 174, 127), (218, 199, 156), (140, 167, 154), (103, 128, 109), (125, 151, 169),
+    (98, 113, 141), (150, 133, 165), (191, 154, 171), (157, 130, 113), (144, 147, 155), (190, 185, 163),
+    (177, 110, 110), (110, 150, 153), (156, 165, 119), (223, 213, 200),
+], dtype=np.int32)  # fmt: skip
 
-# The telling parts are brighter, with one paint a class, in the order of PARTS. When all had the same paints, a network
-# of this size stayed at chance for minutes before it found the shapes.
-PART_PAINTS = np.array(
-    [
-        (250, 232, 70), (40, 205, 222), (236, 70, 165), (250, 132, 34),
-        (134, 78, 232), (78, 216, 92), (236, 52, 56), (48, 100, 240),
-    ],
-    dtype=np.int32,
-)  # fmt: skip
+# The telling parts are brighter, with one paint a class, in the order of PARTS. When all had the same paints, training
+# stayed at chance for minutes before it found the shapes.
+PART_PAINTS = np.array([
+    (250, 232, 70), (40, 205, 222), (236, 70, 165), (250, 132, 34),
+    (134, 78, 232), (78, 216, 92), (236, 52, 56), (48, 100, 240),
+], dtype=np.int32)  # fmt: skip
 
 SINE = [round(math.sin(math.radians(degree)) * 4096) for degree in range(360)]
 CIRCLE = np.array([(SINE[(degree + 90) % 360], SINE[degree]) for degree in range(0, 360, 18)])  # radius 4096
 
 
-# ---- shapes: integer corners, x to the right, y down ----------------------------------------------------------------
-
-
+# ---- shapes: integer corners, x to the right, y down
 def turn(corners: np.ndarray, degrees: int) -> np.ndarray:
     """Corners turned clockwise about the origin."""
     sine, cosine = SINE[degrees % 360], SINE[(degrees + 90) % 360]
@@ -106,8 +96,7 @@ def stroke(line: list[tuple[int, int]] | np.ndarray, start: int, end: int) -> np
     return np.concatenate([path + across, (path - across)[::-1]])
 
 
-# ---- the telling parts: (shade, corners) about their root, growing upwards ------------------------------------------
-
+# ---- the telling parts: (shade, corners) about their root, growing upwards
 BEAM_AND_TINES = (
     ([(50, 60), (80, -150), (190, -250), (200, -420)], 62, 42),
     ([(75, -130), (75, -250), (60, -350)], 50, 36),
@@ -116,9 +105,8 @@ BEAM_AND_TINES = (
 ANTLERS = [(0, stroke(line, *width) * (side, 1)) for line, *width in BEAM_AND_TINES for side in (-1, 1)]
 
 HALF_RIM = [(0, -370), (90, -270), (210, -270), (250, -130), (370, -60), (340, 90)]
-SPINES = [
-    stroke([(x // 2, 60), (x, y)], 16, 10) for x, y in ((-300, -60), (-170, -210), (0, -300), (170, -210), (300, -60))
-]
+SPINE_TIPS = ((-300, -60), (-170, -210), (0, -300), (170, -210), (300, -60))
+SPINES = [stroke([(x // 2, 60), (x, y)], 16, 10) for x, y in SPINE_TIPS]
 SAIL = [(0, smooth(np.array([(-x, y) for x, y in HALF_RIM[:0:-1]] + HALF_RIM), 1)), *((1, spine) for spine in SPINES)]
 
 CURL = [(-20, 20), (130, 70), (330, 60), (390, -130), (330, -330), (150, -330), (110, -190), (190, -150)]
@@ -153,34 +141,22 @@ PARTS = {
 }
 CLASSES = tuple(PARTS)
 
-# ---- bodies, shared by all classes ----------------------------------------------------------------------------------
-
-# body plan -> outline before smoothing, and where things grow
+# ---- bodies, shared by all classes: plan -> outline before smoothing, and where things grow
 PLANS: dict[str, tuple[list[tuple[int, int]], dict[str, tuple[int, int]]]] = {
-    "round": (
-        [(450, -120), (440, 170), (230, 400), (-170, 410), (-440, 220), (-450, -130), (-220, -400), (190, -410)],
-        {"crown": (180, -340), "back": (-140, -330), "rear": (-400, 60), "nose": (390, 70), "eye": (260, -90)},
-    ),
-    "long": (
-        [(640, -220), (620, 40), (420, 270), (-460, 290), (-640, 130), (-620, -130), (-380, -250), (120, -220),
-         (260, -430), (540, -430)],
-        {"crown": (400, -360), "back": (-170, -200), "rear": (-580, 10), "nose": (580, -60), "eye": (460, -210)},
-    ),
-    "pear": (
-        [(500, -260), (490, -30), (330, 340), (-120, 430), (-470, 350), (-540, 40), (-340, -220), (0, -310),
-         (160, -510), (400, -490)],
-        {"crown": (270, -430), "back": (-230, -220), "rear": (-480, 150), "nose": (450, -90), "eye": (340, -240)},
-    ),
-    "bean": (
-        [(620, -70), (590, 200), (340, 300), (80, 190), (-160, 220), (-440, 340), (-610, 170), (-570, -160),
-         (-270, -370), (120, -360), (460, -280)],
-        {"crown": (370, -260), "back": (-150, -310), "rear": (-550, 60), "nose": (540, 90), "eye": (430, -50)},
-    ),
-    "egg": (
-        [(340, -420), (430, -120), (420, 260), (210, 440), (-210, 440), (-420, 270), (-420, -100), (-250, -420),
-         (50, -540)],
-        {"crown": (90, -440), "back": (-280, -210), "rear": (-370, 180), "nose": (370, -70), "eye": (230, -190)},
-    ),
+    "round": ([(450, -120), (440, 170), (230, 400), (-170, 410), (-440, 220), (-450, -130), (-220, -400), (190, -410)],
+              {"crown": (180, -340), "back": (-140, -330), "rear": (-400, 60), "nose": (390, 70), "eye": (260, -90)}),
+    "long": ([(640, -220), (620, 40), (420, 270), (-460, 290), (-640, 130), (-620, -130), (-380, -250), (120, -220),
+              (260, -430), (540, -430)],
+             {"crown": (400, -360), "back": (-170, -200), "rear": (-580, 10), "nose": (580, -60), "eye": (460, -210)}),
+    "pear": ([(500, -260), (490, -30), (330, 340), (-120, 430), (-470, 350), (-540, 40), (-340, -220), (0, -310),
+              (160, -510), (400, -490)],
+             {"crown": (270, -430), "back": (-230, -220), "rear": (-480, 150), "nose": (450, -90), "eye": (340, -240)}),
+    "bean": ([(620, -70), (590, 200), (340, 300), (80, 190), (-160, 220), (-440, 340), (-610, 170), (-570, -160),
+              (-270, -370), (120, -360), (460, -280)],
+             {"crown": (370, -260), "back": (-150, -310), "rear": (-550, 60), "nose": (540, 90), "eye": (430, -50)}),
+    "egg": ([(340, -420), (430, -120), (420, 260), (210, 440), (-210, 440), (-420, 270), (-420, -100), (-250, -420),
+             (50, -540)],
+            {"crown": (90, -440), "back": (-280, -210), "rear": (-370, 180), "nose": (370, -70), "eye": (230, -190)}),
 }  # fmt: skip
 
 
@@ -198,18 +174,10 @@ def legs(rng: Rng, outline: np.ndarray) -> list[Piece]:
     return pieces
 
 
-def tail(rng: Rng, rear: tuple[int, int]) -> list[Piece]:
-    """A short tail, up or down."""
-    x, y = rear
-    lift = int(rng.integers(-220, 120))
-    return [(8 * TAIL, stroke([(x + 150, y), (x - 70, y + 40), (x - 150, y + lift // 2), (x - 190, y + lift)], 60, 22))]
-
-
 def face(rng: Rng, eye: tuple[int, int], nose: tuple[int, int]) -> list[Piece]:
     """Eye, pupil, glint and a small smile: a face is what makes it an animal."""
     x, y = eye
-    size = int(rng.integers(58, 80))
-    look = int(rng.integers(-12, 20))
+    size, look = int(rng.integers(58, 80)), int(rng.integers(-12, 20))
     mouth = [(x - 10, y + 160), (x + 60, y + 200), (min(x + 130, nose[0] - 40), y + 165)]
     return [
         (8 * FACE, ellipse(x, y, size, size)),
@@ -221,8 +189,7 @@ def face(rng: Rng, eye: tuple[int, int], nose: tuple[int, int]) -> list[Piece]:
 
 def markings(rng: Rng) -> list[Piece]:
     """The coat: stripes, dots, patches or none, and a pale belly; painted on the body's pixels only."""
-    coat = int(rng.integers(4))
-    pieces = []
+    coat, pieces = int(rng.integers(4)), []
     if coat == 1:
         slant, gap = int(rng.integers(-120, 121)), int(rng.integers(130, 200))
         stripe = stroke([(0, -620), (slant, 0), (0, 620)], gap // 4, gap // 4)
@@ -234,10 +201,8 @@ def markings(rng: Rng) -> list[Piece]:
     elif coat == 3:
         spots = rng.integers((-500, -350, 90, 90), (300, 250, 220, 190), (4, 4)).tolist()
         pieces = [ellipse(x, y, width, height) for x, y, width, height in spots]
-    marked = [(8 * BODY + 1, piece) for piece in pieces]
-    if rng.integers(2):
-        marked.append((8 * BODY + 2, ellipse(60, 420, 420, 260)))
-    return marked
+    belly = [(8 * BODY + 2, ellipse(60, 420, 420, 260))] * int(rng.integers(2))
+    return [*((8 * BODY + 1, piece) for piece in pieces), *belly]
 
 
 def creature(rng: Rng, label: int) -> tuple[list[Piece], list[Piece]]:
@@ -246,18 +211,17 @@ def creature(rng: Rng, label: int) -> tuple[list[Piece], list[Piece]]:
     corners, anchors = list(PLANS.values())[rng.integers(len(PLANS))]
     outline = smooth(np.array(corners) + rng.integers(-30, 31, (len(corners), 2)))
     pieces = [(8 * BODY, outline), *legs(rng, outline), *face(rng, anchors["eye"], anchors["nose"])]
-    if rng.integers(3):  # two in three have a tail
-        pieces += tail(rng, anchors["rear"])
+    if rng.integers(3):  # two in three have a short tail, up or down
+        (x, y), lift = anchors["rear"], int(rng.integers(-220, 120))
+        line = [(x + 150, y), (x - 70, y + 40), (x - 150, y + lift // 2), (x - 190, y + lift)]
+        pieces.append((8 * TAIL, stroke(line, 60, 22)))
     size, tilt = int(rng.integers(115, 146)), tilt + int(rng.integers(-12, 13))
-    root = np.array(anchors[anchor])
     grown = [(8 * layer + shade, corners) for shade, corners in part] + [(8 * TAIL, STALK)] * (part is STAR)
-    pieces += [(ink, turn(corners * size // 100, tilt) + root) for ink, corners in grown]
+    pieces += [(ink, turn(corners * size // 100, tilt) + np.array(anchors[anchor])) for ink, corners in grown]
     return pieces, markings(rng)
 
 
-# ---- putting it on the canvas ---------------------------------------------------------------------------------------
-
-
+# ---- putting it on the canvas
 def place(rng: Rng, pieces: list[Piece], markings: list[Piece]) -> tuple[list[Piece], list[Piece]]:
     """Pieces and markings in canvas coordinates (1/16 pixel), after a random stretch, flip, turn, scale and shift."""
     everything = pieces + markings
@@ -271,8 +235,7 @@ def place(rng: Rng, pieces: list[Piece], markings: list[Piece]) -> tuple[list[Pi
     room = (CANVAS - 12) * 4096  # the scale is in 1/4096 pixel per unit; six pixels stay free on each side
     low, high = solid.min(axis=0), solid.max(axis=0)
     scale = min(math.isqrt((wanted << 24) // area), room // int((high - low).max()))
-    slack = CANVAS - ((high - low) * scale >> 12)
-    shift = rng.integers(6, slack - 5) - (low * scale >> 12)
+    shift = rng.integers(6, CANVAS - ((high - low) * scale >> 12) - 5) - (low * scale >> 12)
     corners = (corners * scale >> 8) + 16 * shift
     placed = [(ink, piece) for (ink, _), piece in zip(everything, np.split(corners, ends[:-1]), strict=True)]
     return placed[: len(pieces)], placed[len(pieces) :]
@@ -282,14 +245,6 @@ def fill(canvas: np.ndarray, pieces: list[Piece]) -> None:
     """Fill the pieces into the canvas from the lowest layer to the highest, in their given order within a layer."""
     for ink, corners in sorted(pieces, key=lambda piece: piece[0] >> 3):
         cv2.fillPoly(canvas, [corners.astype(np.int32)], ink, shift=FRACTION_BITS)
-
-
-def mark(canvas: np.ndarray, pieces: list[Piece], ink: int) -> None:
-    """Fill the pieces, but only where the canvas already has ``ink``."""
-    if pieces:
-        layer = np.zeros_like(canvas)
-        fill(layer, pieces)
-        np.copyto(canvas, layer, where=(canvas == ink) & (layer > 0))
 
 
 def scatter(rng: Rng, fewest: int, most: int, low: tuple[int, ...], high: tuple[int, ...]) -> list[list[int]]:
@@ -309,36 +264,23 @@ def grass(layer: int, blades: list[list[int]]) -> list[Piece]:
 
 def scenery(rng: Rng) -> list[Piece]:
     """Hills, pebbles, blades of grass, and lumps shaped like a bare body."""
-    hills = scatter(rng, 1, 3, (0, 60, 40, 20), (256, 256, 120, 80))
-    stones = scatter(rng, 1, 5, (0, 0, 6, 5), (256, 256, 26, 20))
-    pieces = [
-        (8 * layer + number % 4, ellipse(*oval) << FRACTION_BITS)
-        for layer, ovals in ((HILLS, hills), (STONES, stones))
-        for number, oval in enumerate(ovals)
-    ]
+    hills = enumerate(scatter(rng, 1, 3, (0, 60, 40, 20), (256, 256, 120, 80)))
+    stones = enumerate(scatter(rng, 1, 5, (0, 0, 6, 5), (256, 256, 26, 20)))
+    pieces = [(8 * HILLS + number % 4, ellipse(*oval) << FRACTION_BITS) for number, oval in hills]
+    pieces += [(8 * STONES + number % 4, ellipse(*oval) << FRACTION_BITS) for number, oval in stones]
     pieces += grass(PLANTS, scatter(rng, 2, 7, (0, 40, -40, 20), (256, 290, 40, 80)))
     for x, y, size, angle in scatter(rng, 0, 1, (0, 0, 12, 0), (256, 256, 30, 359)):
         corners = list(PLANS.values())[rng.integers(len(PLANS))][0]
-        pieces.append(
-            (8 * LUMPS, turn(smooth(np.array(corners)) * size // 500, angle) + np.array((x, y)) << FRACTION_BITS)
-        )
+        lump = turn(smooth(np.array(corners)) * size // 500, angle) + np.array((x, y))
+        pieces.append((8 * LUMPS, lump << FRACTION_BITS))
     return pieces
 
 
-def outline(canvas: np.ndarray) -> None:
-    """Give every piece a dark rim two canvas pixels wide, on its own side of the border."""
-    layers = canvas >> 3
-    canvas[layers != cv2.erode(layers, np.ones((5, 5), np.uint8))] |= OUTLINED
-
-
-# ---- colour and light -----------------------------------------------------------------------------------------------
-
-
+# ---- colour and light
 def palette(rng: Rng, label: int) -> np.ndarray:
     """(256, 3) uint8: the colour of every ink, and of its dark twin in the upper half."""
     colours = PAINTS[rng.integers(len(PAINTS), size=(LAYERS, SHADES))]
-    body, coat = PAINTS[rng.permutation(len(PAINTS))[:2]]
-    part = PART_PAINTS[label]
+    (body, coat), part = PAINTS[rng.permutation(len(PAINTS))[:2]], PART_PAINTS[label]
     colours[BODY, :3] = body, coat, (body + 2 * np.array((250, 240, 225))) // 3
     colours[[TAIL, FAR_LEGS, NEAR_LEGS], 0] = body, body * 3 // 4, body
     colours[PART_LAYERS, 0], colours[PART_LAYERS, 1] = part, part * 3 // 4
@@ -350,17 +292,9 @@ def palette(rng: Rng, label: int) -> np.ndarray:
     return np.concatenate([colours, colours * 9 // 20]).astype(np.uint8)
 
 
-def ground(rng: Rng) -> np.ndarray:
-    """(128, 128, 3) int64: a gradient between three muted paints."""
-    first, right, down = (PAINTS[rng.integers(len(PAINTS), size=3)] * 2 + rng.integers(90, 250)) // 3
-    ramp = np.arange(SIDE, dtype=np.int32)[:, None]
-    return first + ((right - first) * ramp >> 8)[None] + ((down - first) * ramp >> 8)[:, None]
-
-
 def quarters(canvas: np.ndarray) -> np.ndarray:
     """The sum of each 2x2 block, uint16."""
-    wide = canvas.astype(np.uint16)
-    rows = wide[0::2] + wide[1::2]
+    rows = canvas[0::2].astype(np.uint16) + canvas[1::2]
     return rows[:, 0::2] + rows[:, 1::2]
 
 
@@ -386,39 +320,40 @@ def light(rng: Rng, colours: np.ndarray, creature: np.ndarray, part: np.ndarray)
 
 
 def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image ``index`` of a split: image (128, 128, 3) uint8, mask and telling part (128, 128) bool."""
+    """Image ``index`` of a split: image (128, 128, 3) uint8, mask and telling part (128, 128) bool; all read-only."""
     rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
     canvas = np.zeros((CANVAS, CANVAS), np.uint8)
     fill(canvas, scenery(rng))
     pieces, marks = place(rng, *creature(rng, index % len(CLASSES)))
     fill(canvas, pieces)
-    mark(canvas, marks, 8 * BODY)
+    coat = np.zeros_like(canvas)
+    fill(coat, marks)
+    np.copyto(canvas, coat, where=(canvas == 8 * BODY) & (coat > 0))
     fill(canvas, grass(GRASS, scatter(rng, 0, 5, (0, 250, -40, 25), (256, 270, 40, 75))))  # hides a little of it
     layers = canvas >> 3
-    outline(canvas)
-
+    # every piece gets a dark rim two canvas pixels wide, on its own side of the border
+    canvas[layers != cv2.erode(layers, np.ones((5, 5), np.uint8))] |= OUTLINED
     inks = cv2.LUT(cv2.merge([canvas] * 3), palette(rng, index % len(CLASSES))[:, None])
-    empty = quarters(canvas == 0)[:, :, None].astype(np.int32)
-    colours = (quarters(inks) + empty * ground(rng)) >> 2
+    # the empty ground is a gradient between three muted paints
+    first, right, down = (PAINTS[rng.integers(len(PAINTS), size=3)] * 2 + rng.integers(90, 250)) // 3
+    ramp = np.arange(SIDE, dtype=np.int32)[:, None]
+    ground = first + ((right - first) * ramp >> 8)[None] + ((down - first) * ramp >> 8)[:, None]  # (128, 128, 3)
+    colours = (quarters(inks) + quarters(canvas == 0)[:, :, None].astype(np.int32) * ground) >> 2
     # a pixel belongs to what fills at least half of it
     mask = quarters((layers >= CREATURE_LAYERS[0]) & (layers <= CREATURE_LAYERS[1])) >= 2
     part = quarters((layers == PART_LAYERS[0]) | (layers == PART_LAYERS[1])) >= 2
-    return light(rng, colours, mask, part), mask, part
-
-
-# ---- the data set ---------------------------------------------------------------------------------------------------
+    image = light(rng, colours, mask, part)
+    for array in (image, mask, part):
+        array.flags.writeable = False  # kept by the data set: nobody may change what the next reader gets
+    return image, mask, part
 
 
 class Creatures:
-    """The drawn data set. Image i of a split depends on (seed, split, i) alone and is drawn when first asked for.
+    """The drawn data set: "train" (2000 images), "val" (400) or "test" (400).
 
-    Args:
-        split: "train" (2000 images), "val" (400) or "test" (400).
-        count: the first ``count`` images only; None means all.
-        seed: 0 or more; another seed gives another data set of the same kind.
-
-    Raises:
-        UserError: an unknown split, a count outside 1..size of the split, a seed that is not a whole number from 0 on.
+    Image i of a split depends on (seed, split, i) alone and is drawn when first asked for. ``count`` keeps the first
+    so many images (None: all); another ``seed`` (0 or more) gives another data set of the same kind. UserError for an
+    unknown split, a count outside 1..size of the split, a seed that is not a whole number from 0 on.
     """
 
     name = "creatures"
@@ -443,8 +378,6 @@ class Creatures:
         index = range(len(self))[index]  # negative indices and IndexError as in a list
         if index not in self._drawn:
             self._drawn[index] = draw(self.seed, self.split, index)
-            for array in self._drawn[index]:
-                array.flags.writeable = False  # kept: nobody may change what the next reader gets
         return self._drawn[index]
 
     def image(self, index: int) -> np.ndarray:
@@ -453,16 +386,12 @@ class Creatures:
 
     def __getitem__(self, index: int) -> Record:
         image, mask, part = self._draw(index)
-        x, y = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-        box = np.array([[x[0], y[0], x[-1], y[-1]]], dtype=np.int32)
-        return Record(self.names[index], image, int(self.labels[index]), box, mask=mask, part=part)
+        return Record(self.names[index], image, int(self.labels[index]), around(mask), mask=mask, part=part)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all images, masks, parts and labels; draws those that are not drawn yet."""
-        digest = hashlib.sha256()
-        for index in range(len(self)):
-            for array in self._draw(index):
-                digest.update(array.tobytes())
-        digest.update(self.labels.tobytes())
-        return digest.hexdigest()
+        total = hashlib.sha256()
+        for array in (*(array for index in range(len(self)) for array in self._draw(index)), self.labels):
+            total.update(array.tobytes())
+        return total.hexdigest()

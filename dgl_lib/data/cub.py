@@ -3,8 +3,8 @@
 Citation: Wah, Branson, Welinder, Perona, Belongie, The Caltech-UCSD Birds-200-2011 Dataset, Technical Report
 CNS-TR-2011-001, Caltech, 2011; the masks came later, in an archive of their own. Licence: we found none stated; the
 photographs are Flickr's and belong to their authors, so use them for research and publish no pixels. Both archives
-(1,150,585,339 and 39,272,883 bytes) are in CaltechDATA. Their MD5 sums are those that many public repositories quote;
-we did not download the archives to compare. Points (beak, crown, ...) are no region, so ``part`` stays None.
+(1,150,585,339 and 39,272,883 bytes) are in CaltechDATA. The MD5 sums are those that many public repositories quote; we
+did not download the archives to compare.
 """
 
 import shutil
@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dgl_lib.data.listed import Listed, Pixels
-from dgl_lib.data.lists import Box, Size, class_names, compare, every_nth, natural, read_box, read_named
+from dgl_lib.data.listed import Listed, Pixels, Size, class_names, compare, every_nth, natural, read_box, read_named
 from dgl_lib.errors import UserError
 
 FOLDER = "CUB_200_2011"
@@ -21,6 +20,7 @@ ARCHIVES = (  # address, MD5
     ("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78"),
     ("https://data.caltech.edu/records/w9d68-gec53/files/segmentations.tgz", "4d47ba1228eae64f2fa547c47bc65255"),
 )
+COLUMNS = {"image_class_labels": "id,class", "train_test_split": "id,train", "bounding_boxes": "id,x,y,w,h"}
 VOTES = 127  # a mask's grey level is the share of five people who called the pixel bird; more than half: bird
 
 
@@ -37,10 +37,12 @@ class Cub(Listed):
 
     "test" is the data set's own; "val" is every fifth of its training images of each class, their paths sorted, and
     "train" the rest. (``cub_wsol`` has wsolevaluation's roles, with CUBv2 for validation.) Boxes are
-    ``x, y, x + width, y + height``, cut at the image, as wsolevaluation's lists have them.
+    ``x, y, x + width, y + height``, cut at the image, as wsolevaluation's lists have them. Points (beak, crown, ...)
+    are no region, so ``part`` stays None.
     """
 
     name = "cub"
+    cut = True
 
     def read_lists(self) -> dict[str, int]:
         base = self.root / FOLDER
@@ -49,27 +51,24 @@ class Cub(Listed):
         paths = {key: path for key, [path] in read_named(base / "images.txt", "id,path", None).items()}
         if len(set(paths.values())) < len(paths):
             raise UserError(f"{base / 'images.txt'}: a path is listed twice; once allowed")
-        columns = {"image_class_labels": "id,class", "train_test_split": "id,train", "bounding_boxes": "id,x,y,w,h"}
-        lists = {name: read_named(base / f"{name}.txt", named, None) for name, named in columns.items()}
-        for name, rows in lists.items():
-            compare(rows, base / f"{name}.txt", paths, "images.txt")
-        listing = base / "classes.txt"
-        names = {key: name for key, [name] in read_named(listing, "class,name", None).items()}
-        self.classes = class_names(((natural(key, str(listing)), name) for key, name in names.items()), listing, 1)
+        lists = {base / f"{name}.txt": read_named(base / f"{name}.txt", named, None) for name, named in COLUMNS.items()}
+        for listing, rows in lists.items():
+            compare(rows, listing, paths, "images.txt")
+        names = {key: name for key, [name] in read_named(base / "classes.txt", "class,name", None).items()}
+        numbered = ((natural(key, f"{base / 'classes.txt'}"), name) for key, name in names.items())
+        self.classes = class_names(numbered, base / "classes.txt", first=1)
+        classes, roles, boxes = lists
         labels = {}
         for key, path in paths.items():
             [number], [train], box = (rows[key] for rows in lists.values())
             if number not in names:
-                raise UserError(f"{base / 'image_class_labels.txt'}, id {key}: class {number} is not in classes.txt")
+                raise UserError(f"{classes}, id {key}: class {number} is not in classes.txt")
             if train not in ("0", "1"):
-                raise UserError(f"{base / 'train_test_split.txt'}, id {key}: {train!r} given, 0 or 1 allowed")
+                raise UserError(f"{roles}, id {key}: {train!r} given, 0 or 1 allowed")
             if (train == "0") == (self.split == "test"):
                 labels[path] = int(number) - 1
-                self.boxes[path] = [read_box(box, f"{base / 'bounding_boxes.txt'}, id {key}", extent=True)]
+                self.boxes[path] = [read_box(box, f"{boxes}, id {key}", extent=True)]
         return labels if self.split == "test" else every_nth(labels, 5, held_out=self.split == "val")
-
-    def cut(self, index: int, size: Size) -> list[Box]:
-        return [(x0, y0, min(x1, size[1] - 1), min(y1, size[0] - 1)) for x0, y0, x1, y1 in super().cut(index, size)]
 
     def pixels(self, index: int, size: Size, values: list[np.ndarray]) -> Pixels:
         return {"mask": values[0] > VOTES} if values else {}

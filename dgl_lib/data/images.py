@@ -13,7 +13,6 @@ from dgl_lib.errors import UserError
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """The opened file; an error of its decoder becomes a UserError."""
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 megapixels on and refuses from 179 on; its refusal becomes ours, below.
@@ -36,11 +35,9 @@ def read_image(path: str | Path, *, oriented: bool = True) -> np.ndarray:
 
     Grey becomes three equal channels, palettes are looked up, CMYK and YCbCr are converted, transparent pixels are laid
     over white, and 16-bit grey is scaled from 0..65535 to 0..255 (Pillow itself would clip it). Colour profiles are not
-    applied. The file's kind is told by its bytes, not by its name. Of several frames, the first is read.
-
-    Raises:
-        UserError: the file is missing, empty, cut off, corrupt, of a pixel type without a fixed range (32-bit), or of
-            more than the 179 million pixels that Pillow decodes (it may be a decompression bomb).
+    applied. The file's kind is told by its bytes, not by its name. Of several frames, the first is read. UserError if
+    the file is missing, empty, cut off, corrupt, of a pixel type without a fixed range (32-bit), or of more than the
+    179 million pixels that Pillow decodes (it may be a decompression bomb).
     """
     with _opened(path) as image:
         if oriented:
@@ -49,8 +46,7 @@ def read_image(path: str | Path, *, oriented: bool = True) -> np.ndarray:
             values = np.asarray(image)
             if image.mode == "F" or values.min() < 0 or values.max() > 65535:
                 raise UserError(f"{path}: {image.mode!r} pixels without a fixed range; 8 or 16 bits a channel allowed")
-            grey = ((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
-            image = Image.fromarray(grey)
+            image = Image.fromarray(((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8))
         elif image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -58,11 +54,7 @@ def read_image(path: str | Path, *, oriented: bool = True) -> np.ndarray:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """A mask's stored values, (H, W) uint8: grey levels, palette indices (not their colours), or 0 and 1.
-
-    Raises:
-        UserError: the file cannot be read, or has more than one channel of 8 bits.
-    """
+    """A mask's stored values, (H, W) uint8: grey levels, palette indices, or 0 and 1; UserError for other modes."""
     with _opened(path) as image:
         if image.mode not in ("1", "L", "P"):
             raise UserError(f"{path}: a mask has one channel of at most 8 bits, this file has mode {image.mode!r}")
@@ -70,10 +62,8 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def image_size(path: str | Path, *, oriented: bool = True) -> tuple[int, int]:
-    """(height, width) of what ``read_image`` (with the same ``oriented``) or ``read_mask`` (False) returns.
-
-    Only the header is read. (To find the orientation of a mask, Pillow would decode the whole PNG.)
-    """
+    """(height, width) of what ``read_image`` (with the same ``oriented``) or ``read_mask`` (False) returns."""
+    # Only the header is read. To find the orientation of a mask, Pillow would decode the whole PNG.
     with _opened(path) as image:
         width, height = image.size
     return (width, height) if oriented and orientation(path) >= 5 else (height, width)

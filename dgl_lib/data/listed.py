@@ -1,22 +1,28 @@
-"""The base of all data sets that are made of lists and image files."""
+"""The base of all data sets that are made of lists and image files, and how their lists are read."""
 
+import csv
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby, islice
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
 from dgl_lib.data.images import image_size, read_image, read_mask
-from dgl_lib.data.lists import Box, Size, check_box
-from dgl_lib.data.records import Record
+from dgl_lib.data.records import Record, around
 from dgl_lib.errors import UserError
 from dgl_lib.files import sha256
 
 SPLITS = ("train", "val", "test")
+SIDES = ("xmin", "ymin", "xmax", "ymax")  # of a box in Pascal VOC's annotation files
 DOWNLOADS = Path(__file__).resolve().parents[2] / "data"  # in the project, whatever folder the caller is in
 Root = str | Path | None
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1, the last pixel included
+Size = tuple[int, int]  # height, width
+Groups = dict[str, list[list[str]]]  # first value of a row -> the other values of each row that begins so
 Pixels = dict[str, np.ndarray | None]  # "mask", "ignore", "part": (H, W) bool
 
 
@@ -24,16 +30,10 @@ class Listed:
     """One split of the photographs that a list names. ``read_lists``, ``pixels`` and so on tell the sets apart.
 
     Construction reads lists and file names and decodes no image; a record is made when asked for and not kept.
-
+    ``root`` is the folder of the data; None: $DGL_DATA, and if that is unset ``download`` fetches them into ``data``.
+    UserError for a split that is not one of ``splits``, a missing file or a broken list.
     Photographs are taken as stored unless ``oriented`` is set: the published boxes and masks lie in that frame
     (ILSVRC2012_val_00018903 is the known case), and the published protocols ignore the EXIF orientation.
-
-    Args:
-        split: one of ``splits``.
-        root: the folder of the data; None: $DGL_DATA, and if that is unset ``download`` fetches them into ``data``.
-
-    Raises:
-        UserError: an unknown split, a missing file, a broken list.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Listed:
     folder: Path  # of the photographs
     masks: Path | None = None  # the folder of the masks
     allowed: tuple[int, ...] = ()  # the values that a mask file may hold; (): all
+    cut = False  # listed boxes may reach beyond the image and are cut at its edge
 
     def __init__(self, split: str, root: Root = None):
         if split not in self.splits:
@@ -72,11 +73,7 @@ class Listed:
 
     def pixels(self, index: int, size: Size, values: list[np.ndarray]) -> Pixels:
         """An image's masks from the values of its mask files, each (h, w) uint8."""
-        return {}
-
-    def cut(self, index: int, size: Size) -> list[Box]:
-        """The listed boxes of an image of ``size``."""
-        return self.boxes.get(self.names[index], [])
+        raise NotImplementedError
 
     def fits(self, index: int, size: Size, mask: Size) -> bool:
         """Whether a mask file of this size goes with a photograph of ``size``."""
@@ -99,16 +96,15 @@ class Listed:
 
     def __getitem__(self, index: int) -> Record:
         """The photograph and all that is known of it; UserError if a file cannot be decoded or does not fit."""
-        image, values = self.image(index), [read_mask(path) for path in self.annotations(index)]
-        size = image.shape[0], image.shape[1]
-        self._check(index, size, [(mask.shape[0], mask.shape[1]) for mask in values])
-        for path, found in zip(self.annotations(index), values, strict=True):
+        image, paths = self.image(index), self.annotations(index)
+        values, (height, width, _) = [read_mask(path) for path in paths], image.shape
+        self._check(index, (height, width), [mask.shape for mask in values])
+        for path, found in zip(paths, values, strict=True):
             if self.allowed and (odd := found[~np.isin(found, self.allowed)]).size:
                 raise UserError(f"{path}: value {odd[0]} found; {', '.join(map(str, self.allowed))} allowed")
-        pixels = self.pixels(index, size, values)
-        mask = pixels.get("mask")
-        boxes = np.array(self.cut(index, size), dtype=np.int32).reshape(-1, 4)
-        if len(boxes) == 0 and mask is not None:
+        pixels = self.pixels(index, (height, width), values)
+        boxes = np.array(self._boxes(index, (height, width)), dtype=np.int32).reshape(-1, 4)
+        if len(boxes) == 0 and (mask := pixels.get("mask")) is not None:
             boxes = around(mask)
         return Record(self.names[index], image, int(self.labels[index]), boxes, **pixels)
 
@@ -118,24 +114,26 @@ class Listed:
             size = image_size(self.path(index), oriented=self.oriented)
             self._check(index, size, [image_size(path, oriented=False) for path in self.annotations(index)])
 
-    def _check(self, index: int, size: Size, masks: list[Size]) -> None:
+    def _boxes(self, index: int, size: Size) -> list[Box]:
+        boxes, (height, width) = self.boxes.get(self.names[index], []), size
+        return [(x, y, min(x1, width - 1), min(y1, height - 1)) for x, y, x1, y1 in boxes] if self.cut else boxes
+
+    def _check(self, index: int, size: Size, masks: Iterable[tuple[int, ...]]) -> None:
         path, listed = self.path(index), self.sizes.get(self.names[index], size)
         if listed != size:
             found = f"{size[1]}x{size[0]} pixels, its list says {listed[1]}x{listed[0]}"
             raise UserError(f"{path}: {found}; boxes and masks are given for photographs of their original size")
-        for box in self.cut(index, size):
-            check_box(box, str(path), size)
-        for path, mask in zip(self.annotations(index), masks, strict=True):
-            if not self.fits(index, size, mask):
-                found = f"{mask[1]}x{mask[0]} pixels, its photograph has {size[1]}x{size[0]}"
+        for box in self._boxes(index, size):
+            read_box(box, path, size)
+        for path, (height, width) in zip(self.annotations(index), masks, strict=True):
+            if not self.fits(index, size, (height, width)):
+                found = f"{width}x{height} pixels, its photograph has {size[1]}x{size[0]}"
                 raise UserError(f"{path}: {found}; equal sizes expected")
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what the lists say, of the bytes of val's and test's masks, and of the photographs' file sizes.
-
-        The photographs' pixels are left out: to read 100 GB of them would take longer than the study.
-        """
+        """SHA-256 of what the lists say, of the bytes of val's and test's masks, and of the photographs' file sizes."""
+        # The photographs' pixels are left out: to read 100 GB of them would take longer than the study.
         total = hashlib.sha256(repr((self.name, self.split, self.classes)).encode())
         for index, (name, label) in enumerate(zip(self.names, self.labels.tolist(), strict=True)):
             size = self.path(index).stat().st_size
@@ -160,20 +158,130 @@ class Listed:
 def need_files(files: Iterable[str], what: str) -> None:
     """UserError, with the first and the count of those missing, unless every file exists."""
     # Each folder is listed once. To ask for a million files one by one takes minutes on a disk that is not local.
-    listings: dict[str, set[str]] = {}
-    missing, wanted = [], dict.fromkeys(files)
-    for file in wanted:
-        folder, name = os.path.split(file)
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()  # noqa: PTH112, PTH208
-        if name not in listings[folder]:
-            missing.append(file)
+    wanted = {file: os.path.split(file) for file in files}
+    folders = {folder for folder, _ in wanted.values()}
+    there = {folder: set(os.listdir(folder)) for folder in folders if os.path.isdir(folder)}  # noqa: PTH112, PTH208
+    missing = [file for file, (folder, name) in wanted.items() if name not in there.get(folder, ())]
     if missing:
         raise UserError(f"{missing[0]}: no such file; {len(missing)} of {len(wanted)} {what} are missing")
 
 
-def around(mask: np.ndarray) -> np.ndarray:
-    """The box around a mask's pixels, (1, 4) int32 ``x0, y0, x1, y1``, the last included; (0, 4) for an empty mask."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    boxes = [[columns[0], rows[0], columns[-1], rows[-1]]] if rows.size else []
-    return np.array(boxes, dtype=np.int32).reshape(-1, 4)
+def read_text(path: Path) -> str:
+    """A text file in UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise UserError(f"{path}: {'no such file' if missing else f'not a readable text file ({error})'}") from error
+
+
+def read_rows(path: Path, columns: str, separator: str | None = ",") -> Groups:
+    """The lines of a list without a header. Empty lines and lines that begin with # are skipped.
+
+    ``columns`` names the columns, comma-separated; where the last is "...", further values are allowed and dropped.
+    ``separator`` None is white space.
+    """
+    named, groups = columns.removesuffix(",..."), Groups()
+    count = named.count(",") + 1
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip() and not line.startswith("#"):
+            values = [value.strip() for value in line.split(separator)]
+            if len(values) < count or (len(values) > count and named == columns):
+                raise UserError(f"{path}, line {number}: {line.strip()!r} given, {count} values ({columns}) expected")
+            groups.setdefault(values[0], []).append(values[1:count])
+    return groups
+
+
+def read_table(path: Path, *columns: str) -> Groups:
+    """The values in ``columns`` of a CSV file with a header."""
+    reader, groups = csv.DictReader(read_text(path).splitlines()), Groups()
+    found = reader.fieldnames or []
+    if set(columns) - set(found):
+        raise UserError(f"{path}: columns {', '.join(found)}; {', '.join(columns)} expected")
+    for row in reader:
+        if None in row or None in row.values():
+            raise UserError(f"{path}, line {reader.line_num}: {len(found)} values expected")
+        groups.setdefault(row[columns[0]], []).append([row[column] for column in columns[1:]])
+    return groups
+
+
+def by_name(groups: Groups, where: Path) -> dict[str, list[str]]:
+    """First value -> other values; UserError if a first value comes twice."""
+    if twice := [name for name, found in groups.items() if len(found) > 1]:
+        raise UserError(f"{where}: {twice[0]!r} is listed twice; once allowed")
+    return {name: values for name, [values] in groups.items()}
+
+
+def read_named(path: Path, columns: str, separator: str | None = ",") -> dict[str, list[str]]:
+    """As ``read_rows``, but name -> other values, of a list with a different name in each line's first column."""
+    return by_name(read_rows(path, columns, separator), path)
+
+
+def read_classes(path: Path, columns: str = "id,class", separator: str | None = ",") -> dict[str, int]:
+    """Name -> class number, from a list of these two columns."""
+    rows = read_named(path, columns, separator)
+    return {name: natural(text, f"{path}: {name}") for name, [text] in rows.items()}
+
+
+def read_objects(path: Path) -> list[tuple[str, Box]]:
+    """Name and box of each object (not of its parts) in an annotation file of Pascal VOC's kind; pixels from 1."""
+    try:
+        objects = ElementTree.fromstring(read_text(path)).findall("object")
+    except ElementTree.ParseError as error:
+        raise UserError(f"{path}: not an annotation file ({error})") from error
+    boxes = [read_box([thing.findtext(f"bndbox/{side}", "") for side in SIDES], path) for thing in objects]
+    return [(thing.findtext("name", "").strip(), box) for thing, box in zip(objects, boxes, strict=True)]
+
+
+def natural(text: str, where: str) -> int:
+    """A whole number of 0 or more."""
+    if not text.isascii() or not text.isdecimal():
+        raise UserError(f"{where}: {text!r} given, a whole number of 0 or more expected")
+    return int(text)
+
+
+def read_box(values: Sequence[str | int], where: object, size: Size | None = None, *, extent: bool = False) -> Box:
+    """A checked box, within ``size`` if given, from ``x0, y0, x1, y1`` or, with ``extent``, ``x, y, width, height``."""
+    try:
+        x0, y0, x1, y1 = (int(float(value)) for value in values)  # some tools write "33.0"
+    except (ValueError, OverflowError):
+        raise UserError(f"{where}: box {', '.join(map(str, values))} given, four numbers expected") from None
+    if extent:
+        x1, y1 = x0 + x1, y0 + y1
+    if not (0 <= x0 <= x1 and 0 <= y0 <= y1) or (size and not (x1 < size[1] and y1 < size[0])):
+        within = f", within {size[1]}x{size[0]} pixels" if size else ""
+        raise UserError(f"{where}: box {x0}, {y0}, {x1}, {y1} given, 0 <= x0 <= x1 and 0 <= y0 <= y1{within} allowed")
+    return x0, y0, x1, y1
+
+
+def group_boxes(groups: Groups, where: Path, sizes: Mapping[str, Size]) -> dict[str, list[Box]]:
+    """Name -> its boxes in their order, from rows of a name and four numbers."""
+    return {n: [read_box(box, f"{where}: {n}", sizes.get(n)) for box in boxes] for n, boxes in groups.items()}
+
+
+def compare(names: Collection[str], where: Path, known: Collection[str], source: str, *, every: bool = True) -> None:
+    """UserError unless ``source`` has all ``names`` that ``where`` has and, with ``every``, the other way round."""
+    if strangers := [name for name in names if name not in known]:
+        raise UserError(f"{where}: {strangers[0]!r} is not in {source} ({len(strangers)} in all)")
+    if every and (missing := [name for name in known if name not in names]):
+        raise UserError(f"{where}: no line for {missing[0]!r} of {source}; {len(missing)} of {len(known)} have none")
+
+
+def class_names(numbered: Iterable[tuple[int, str]], where: Path, first: int = 0) -> tuple[str, ...]:
+    """The classes in the order of their numbers ``first``, ``first + 1``, ...; UserError unless they are one to one."""
+    names: list[str] = []
+    for number, name in sorted(set(numbered)):
+        if number != first + len(names) or name in names:
+            found = f"class {number} {name!r} found after {names[-1:]}"
+            raise UserError(f"{where}: {found}; numbers from {first} without a gap and one name each expected")
+        names.append(name)
+    if not names:
+        raise UserError(f"{where}: no class in it; at least one expected")
+    return tuple(names)
+
+
+def every_nth(labels: Mapping[str, int], n: int, *, held_out: bool) -> dict[str, int]:
+    """Name -> label of those held out, at positions 0, n, 2n, ... of each class's sorted names, or of the others."""
+    ordered = sorted(labels, key=lambda name: (labels[name], name))  # names as strings: "a_10" before "a_2"
+    chosen = {name for _, names in groupby(ordered, key=labels.__getitem__) for name in islice(names, 0, None, n)}
+    return {name: label for name, label in labels.items() if (name in chosen) == held_out}

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dgl_lib.data.listed import Listed, Pixels, Root
-from dgl_lib.data.lists import Size, class_names, every_nth, group_boxes, read_classes, read_objects, read_table
+from dgl_lib.data import listed
 from dgl_lib.errors import UserError
 from dgl_lib.files import sha256
 
@@ -15,7 +14,7 @@ FOLDER = "oxford-iiit-pet"  # torchvision's name for it
 OBJECT, BACKGROUND, BORDER = 1, 2, 3  # values of a trimap
 
 
-class Pets(Listed):
+class Pets(listed.Listed):
     """One split ("train", "val", "test") of all 37 breeds, or of some of them in the same layout::
 
         ROOT/oxford-iiit-pet/images/NAME.jpg                    NAME is BREED_NUMBER
@@ -24,11 +23,9 @@ class Pets(Listed):
         ROOT/oxford-iiit-pet/annotations/heads.csv              image,xmin,ymin,xmax,ymax; else xmls/NAME.xml
 
     "test" is ``test.txt``; "val" is every fifth ``trainval.txt`` image of each class (see ``every_nth``), and "train"
-    the rest. Images keep their list's order. torchvision downloads the full data set (0.8 GB).
-
-    A record's ``mask`` is the object, its ``ignore`` the border, its one box goes around the object, and its ``part``
-    is the head: the object's pixels in the head boxes, or None if there are none. One trimap of the data set,
-    Abyssinian_34 (test), is all background: it gives an empty mask and no box.
+    the rest, in the order of their lists. torchvision downloads the full data set (0.8 GB). ``mask`` is the object,
+    ``ignore`` the border, and ``part`` the head: the object's pixels in the head boxes, or None if there are none. One
+    trimap, Abyssinian_34 (test), is all background: it gives an empty mask and no box.
     """
 
     name = "pets"
@@ -36,34 +33,32 @@ class Pets(Listed):
     oriented = small = True
     allowed = (OBJECT, BACKGROUND, BORDER)
 
-    def __init__(self, split: str, root: Root = None):
+    def __init__(self, split: str, root: listed.Root = None):
         super().__init__(split, root)
         self.check()
 
     def read_lists(self) -> dict[str, int]:
         # torchvision's class would report a broken list or a missing file only by a traceback amid an epoch.
         notes = self.root / FOLDER / "annotations"
-        self.folder, self.masks = self.root / FOLDER / "images", notes / "trimaps"
-        trainval, test = (read_classes(notes / f"{part}.txt", "name,class,...", None) for part in ("trainval", "test"))
+        self.folder, self.masks, heads = self.root / FOLDER / "images", notes / "trimaps", notes / "heads.csv"
+        lists = (notes / "trainval.txt", notes / "test.txt")
+        trainval, test = (listed.read_classes(path, "name,class,...", None) for path in lists)
         if both := sorted(trainval.keys() & test.keys()):
-            raise UserError(f"{notes / 'test.txt'}: {both[0]!r} is in trainval.txt too ({len(both)} in all)")
+            raise UserError(f"{lists[1]}: {both[0]!r} is in trainval.txt too ({len(both)} in all)")
         breeds = ((number, name.rsplit("_", 1)[0]) for name, number in (trainval | test).items())
-        self.classes = class_names(breeds, notes, first=1)
-        chosen = test if self.split == "test" else every_nth(trainval, 5, held_out=self.split == "val")
+        self.classes = listed.class_names(breeds, notes, first=1)
+        chosen = test if self.split == "test" else listed.every_nth(trainval, 5, held_out=self.split == "val")
         # Head boxes as written: the first pixel is 1, the last one is included.
-        heads = notes / "heads.csv"
         if heads.is_file():
-            self.heads = group_boxes(read_table(heads, "image", "xmin", "ymin", "xmax", "ymax"), heads, {})
+            self.heads = listed.group_boxes(listed.read_table(heads, "image", *listed.SIDES), heads, {})
         else:
-            xmls = {name: notes / "xmls" / f"{name}.xml" for name in chosen}
-            found = {name: read_objects(path) for name, path in xmls.items() if path.is_file()}
-            self.heads = {name: [box for _, box in objects] for name, objects in found.items()}
+            xmls = {name: path for name in chosen if (path := notes / "xmls" / f"{name}.xml").is_file()}
+            self.heads = {name: [box for _, box in listed.read_objects(path)] for name, path in xmls.items()}
         return {name: number - 1 for name, number in chosen.items()}
 
-    def pixels(self, index: int, size: Size, values: list[np.ndarray]) -> Pixels:
+    def pixels(self, index: int, size: listed.Size, values: list[np.ndarray]) -> listed.Pixels:
         [trimap] = values
-        mask = trimap == OBJECT
-        part = np.zeros_like(mask)
+        mask, part = trimap == OBJECT, np.zeros(size, dtype=bool)
         for x0, y0, x1, y1 in self.heads.get(self.names[index], []):
             part[max(y0 - 1, 0) : y1, max(x0 - 1, 0) : x1] = True
         part &= mask

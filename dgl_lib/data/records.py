@@ -15,25 +15,15 @@ from dgl_lib.errors import UserError
 
 @dataclass(frozen=True)
 class Record:
-    """One photograph and what is known of it. Arrays share the image's height H and width W.
+    """One photograph and what is known of it. Arrays share the image's height H and width W."""
 
-    Attributes:
-        name: unique within its data set.
-        image: (H, W, 3) uint8, RGB.
-        label: index into the data set's ``classes``.
-        boxes: (n, 4) int32, ``x0, y0, x1, y1`` in pixels, the last pixel included; n may be 0.
-        mask: (H, W) bool, the object's pixels; None if no mask is known.
-        ignore: (H, W) bool, pixels left out of every score; None if all count.
-        part: (H, W) bool, the telling part (what sets the classes apart), a subset of ``mask``; None if unknown.
-    """
-
-    name: str
-    image: np.ndarray
-    label: int
-    boxes: np.ndarray
-    mask: np.ndarray | None = None
-    ignore: np.ndarray | None = None
-    part: np.ndarray | None = None
+    name: str  # unique within its data set
+    image: np.ndarray  # (H, W, 3) uint8, RGB
+    label: int  # index into the data set's ``classes``
+    boxes: np.ndarray  # (n, 4) int32, x0, y0, x1, y1 in pixels, the last pixel included; n may be 0
+    mask: np.ndarray | None = None  # (H, W) bool, the object's pixels; None if no mask is known
+    ignore: np.ndarray | None = None  # (H, W) bool, pixels left out of every score; None if all count
+    part: np.ndarray | None = None  # (H, W) bool, what sets the classes apart, a subset of ``mask``; None if unknown
 
 
 class Dataset(Protocol):
@@ -58,8 +48,7 @@ class Subset:
     def __init__(self, dataset: Dataset, indices: Iterable[int]):
         self.dataset, self.indices = dataset, [int(i) for i in indices]
         self.name, self.split, self.classes = dataset.name, dataset.split, dataset.classes
-        self.names = [dataset.names[i] for i in self.indices]
-        self.labels = dataset.labels[self.indices]
+        self.names, self.labels = [dataset.names[i] for i in self.indices], dataset.labels[self.indices]
         self._changed = self.names
 
     def __len__(self) -> int:
@@ -78,55 +67,43 @@ class Subset:
 
 
 class Shuffled(Subset):
-    """``dataset`` with its labels permuted: the classes keep their sizes, but labels say nothing about the images.
-
-    A network trained on it is a control (Adebayo et al., NeurIPS 2018): it has learned no class.
-    """
+    """``dataset`` with its labels permuted. A network trained on it is a control (Adebayo et al., NeurIPS 2018)."""
 
     def __init__(self, dataset: Dataset, seed: int):
         super().__init__(dataset, range(len(dataset)))
-        self.seed = seed
         self.labels = np.random.default_rng(seed).permutation(dataset.labels)
         self._changed = [str(label) for label in self.labels]
 
 
 def first_per_class(dataset: Dataset, count: int) -> Dataset:
-    """The first ``count`` images of each class in the data set's own order; 0 means all of them.
-
-    Raises:
-        UserError: ``count`` is negative, or a class has no image.
-    """
+    """The first ``count`` images of each class in the data set's order, 0: all; UserError for an empty class."""
     if count < 0:
         raise UserError(f"images per class: {count} given, 0 (all) or more allowed")
     sizes = np.bincount(dataset.labels, minlength=len(dataset.classes))
     if not sizes.all():
         empty = dataset.classes[int(sizes.argmin())]
         raise UserError(f"{dataset.name} {dataset.split}: class {empty!r} has no image; every class needs at least one")
-    if count == 0:
-        return dataset
     chosen = [np.flatnonzero(dataset.labels == label)[:count] for label in range(len(sizes))]
-    return Subset(dataset, sorted(np.concatenate(chosen).tolist()))
+    return Subset(dataset, sorted(np.concatenate(chosen).tolist())) if count else dataset
 
 
 def need_readable(dataset: Dataset, *, progress: bool = False) -> None:
     """Decode a train split's photographs, another's whole records; UserError counts those that cannot be read."""
-    _, problem = _decode(dataset, progress, "")
-    if problem:
+    if problem := _decode(dataset, progress)[1]:
         raise UserError(problem)
 
 
 def skip_unreadable(dataset: Dataset, *, progress: bool = False) -> Dataset:
     """``dataset`` without the images that cannot be read, with a warning that counts them; UserError if none can."""
     readable, problem = _decode(dataset, progress, " and are left out")
-    if not problem:
-        return dataset
-    if not readable:
+    if problem and not readable:
         raise UserError(problem)
-    warnings.warn(problem, stacklevel=2)
-    return Subset(dataset, readable)
+    if problem:
+        warnings.warn(problem, stacklevel=2)
+    return Subset(dataset, readable) if problem else dataset
 
 
-def _decode(dataset: Dataset, progress: bool, and_then: str) -> tuple[list[int], str]:
+def _decode(dataset: Dataset, progress: bool, and_then: str = "") -> tuple[list[int], str]:
     """The indices of the images that can be read, and a sentence about the others; "" if there are none."""
     read: Callable[[int], object] = dataset.image if dataset.split == "train" else dataset.__getitem__
     what, readable, errors = f"{dataset.name} {dataset.split}", [], []
@@ -138,3 +115,9 @@ def _decode(dataset: Dataset, progress: bool, and_then: str) -> tuple[list[int],
             errors.append(str(error))
     count = f"{what}: {len(errors)} of {len(dataset)} images cannot be read{and_then}"
     return readable, f"{count}; the first: {errors[0]}" if errors else ""
+
+
+def around(mask: np.ndarray) -> np.ndarray:
+    """The box around a mask's pixels, (1, 4) int32 ``x0, y0, x1, y1``, the last included; (0, 4) for an empty mask."""
+    x, y = (np.flatnonzero(mask.any(axis=axis)) for axis in (0, 1))
+    return np.array([[x[0], y[0], x[-1], y[-1]]] if x.size else np.empty((0, 4)), dtype=np.int32)

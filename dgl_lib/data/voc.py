@@ -5,19 +5,16 @@ Retrospective, IJCV 2015. Licence: the photographs are Flickr's, under its terms
 host.robots.ox.ac.uk/pascal/VOC/voc2012, under "Database Rights"); we found none stated for the annotations.
 torchvision downloads ``VOCtrainval_11-May-2012.tar`` (2 GB) and checks its MD5, 6cd6e144f989b92b3379bac3b3de84fd.
 
-**What a single-label network shows here.** DGL's classifiers learn one label an image (softmax), but a VOC photograph
-often shows several classes. It stands in a split once for each of its k classes, each time with another label. These
-labels contradict each other in training: the best answer gives each class 1/k, and top-1 is right for at most one of
-the k. Read the ground-truth-known scores: asked for one class, does the map leave the other objects (here background)
-alone?
+A photograph of k classes stands in a split k times, each time with another label. These labels contradict each other
+in training (softmax): the best answer gives each class 1/k, and top-1 is right for at most one of the k. So read the
+ground-truth-known scores: asked for one class, does the map leave the other objects (here background) alone?
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from dgl_lib.data.listed import Listed, Pixels
-from dgl_lib.data.lists import Size, every_nth, read_named, read_objects
+from dgl_lib.data.listed import Listed, Pixels, Size, every_nth, read_named, read_objects
 from dgl_lib.errors import UserError
 
 FOLDER = "VOCdevkit/VOC2012"  # as torchvision unpacks it
@@ -37,8 +34,7 @@ class Voc(Listed):
         ROOT/VOCdevkit/VOC2012/SegmentationClass/NAME.png                  0, classes 1..20, 255 border
 
     "test" is VOC's ``val`` (its own test masks are not public); "val" is every fifth name of its ``train``, sorted, and
-    "train" the rest. A record is named ``NAME_CLASS``; its boxes and its mask are those of its class, its ignore mask
-    is the border. An object without a pixel of its own gives an empty mask.
+    "train" the rest. A record is named ``NAME_CLASS`` and has the boxes and the mask of its class, which may be empty.
     """
 
     name = "voc"
@@ -50,8 +46,7 @@ class Voc(Listed):
         self.folder, self.masks = base / "JPEGImages", base / "SegmentationClass"
         listing = base / "ImageSets" / "Segmentation" / ("val.txt" if self.split == "test" else "train.txt")
         images = dict.fromkeys(read_named(listing, "name", None), 0)
-        if self.split != "test":
-            images = every_nth(images, 5, held_out=self.split == "val")
+        images = images if self.split == "test" else every_nth(images, 5, held_out=self.split == "val")
         labels = {}
         for image in images:
             path = base / "Annotations" / f"{image}.xml"
@@ -60,8 +55,7 @@ class Voc(Listed):
                 found = ", ".join(repr(thing) for thing, _ in objects) or "no object"
                 raise UserError(f"{path}: {found} found; one or more of {', '.join(CLASSES)} expected")
             for thing, (x0, y0, x1, y1) in sorted(objects, key=lambda named: CLASSES.index(named[0])):
-                name = f"{image}_{thing}"
-                labels[name] = CLASSES.index(thing)
+                labels[name := f"{image}_{thing}"] = CLASSES.index(thing)
                 # From 1-based. A few boxes begin at 0 all the same.
                 self.boxes.setdefault(name, []).append((max(x0 - 1, 0), max(y0 - 1, 0), x1 - 1, y1 - 1))
         return labels

@@ -1,19 +1,17 @@
-"""CUB, ILSVRC and OpenImages30k through wsolevaluation's public lists, which published numbers are made with.
+"""CUB, ILSVRC and OpenImages30k through wsolevaluation's public lists, which published numbers are made with; and LID.
 
 Citation: Choe, Oh, Lee, Chun, Akata, Shim, Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020;
 lists and code: github.com/clovaai/wsolevaluation, ``metadata/`` there (MIT licence). The images come from elsewhere and
 keep their own terms: ILSVRC (Russakovsky et al., IJCV 2015; non-commercial research, on registration at image-net.org),
 ImageNetV2 (Recht et al., ICML 2019), CUB-200-2011 (see ``cub``), CUBv2 (Flickr, CC-BY), OpenImages (Benenson et al.,
-CVPR 2019; images CC-BY 2.0, annotations CC-BY 4.0). Nothing is downloaded here. Roles (wsolevaluation calls them
-train-weaksup, train-fullsup and test):
+CVPR 2019; images CC-BY 2.0, annotations CC-BY 4.0). LID: Wei, Zheng, Cheng, Zhao, et al., LID 2020: The Learning from
+Imperfect Data Challenge Results, arXiv 2010.11724; its masks: Zhang, Wei, Yang, Rethinking Localization Map, arXiv
+2006.05220; we found no licence or checksum stated. Nothing is downloaded here.
 
-==============  ====================  ================================  =============================
-name            train                 val: everything is chosen on it   test: for reporting, once
-==============  ====================  ================================  =============================
-``cub_wsol``    5,994 (CUB-200-2011)  1,000 (CUBv2), a box each         5,794, a box each
-``ilsvrc``      1,281,167             10,000 (ImageNetV2), 18,532 boxes 50,000 (its val), 80,477 boxes
-``openimages``  29,819                2,500 with masks                  5,000 with masks
-==============  ====================  ================================  =============================
+Everything is chosen on val; test is for reporting, once (wsolevaluation: train-weaksup, train-fullsup and test).
+``cub_wsol``: 5,994 images of CUB-200-2011, 1,000 of CUBv2, 5,794; a box each. ``ilsvrc``: 1,281,167 images, 10,000 of
+ImageNetV2 (18,532 boxes), the 50,000 of its own val (80,477 boxes). ``openimages``: 29,819, 2,500 and 5,000 images, the
+last two with masks. ``lid``: ``ilsvrc``'s train, then 2,759 and 20,392 images of ILSVRC's val with masks.
 """
 
 import os
@@ -22,11 +20,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dgl_lib.data import listed
+from dgl_lib.data.images import orientation
 from dgl_lib.data.listed import Listed, Pixels, Root, Size
-from dgl_lib.data.lists import class_names, compare, group, group_boxes, natural, read_classes, read_named, read_rows
 from dgl_lib.errors import UserError
 
 FOLDERS = {"cub_wsol": "CUB", "ilsvrc": "ILSVRC", "openimages": "OpenImages"}  # name -> folder of lists and of images
+SWAPPED = ("00017615", "00018903")  # the ends of the ids of LID's two masks whose width and height changed places
 
 
 class Wsol(Listed):
@@ -42,9 +42,8 @@ class Wsol(Listed):
 
     METADATA is $DGL_WSOL_METADATA, else ``ROOT/metadata``. CUB and ILSVRC have all boxes of an image and no mask. An
     OpenImages mask unites the objects of an image, its ignore mask leaves the objects out, and its one box goes around
-    them; a mask file of another size than its photograph is brought to that size by nearest neighbour.
-
-    Classes: ILSVRC's names are torchvision's for its ImageNet weights (same order), the others' the folders in the IDs.
+    them; a mask file of another size than its photograph is brought to that size by nearest neighbour. ILSVRC's class
+    names are torchvision's for its ImageNet weights (same order), the others' the folders in the IDs.
     """
 
     def __init__(self, name: str, split: str, root: Root = None):
@@ -52,22 +51,20 @@ class Wsol(Listed):
         super().__init__(split, root)
 
     def read_lists(self) -> dict[str, int]:
-        self.folder = self.root / FOLDERS[self.name]
-        lists = metadata(self.root, FOLDERS[self.name], self.split)
+        self.folder, lists = self.root / FOLDERS[self.name], metadata(self.root, FOLDERS[self.name], self.split)
         labels, self.sizes = read_labels(lists), read_sizes(lists)
-        self.objects: dict[str, list[list[str]]] = {}
+        self.objects: listed.Groups = {}
         path = lists / "localization.txt"
-        if path.is_file():
-            if self.name == "openimages":
-                self.objects = read_masks(path)
-            else:
-                self.boxes = group_boxes(read_rows(path, "id,x0,y0,x1,y1"), path, self.sizes)
-        compare(self.boxes or self.objects, path, labels, "image_ids.txt", every=self.split != "train")
+        if path.is_file() and self.name == "openimages":
+            self.objects = read_masks(path)
+        elif path.is_file():
+            self.boxes = listed.group_boxes(listed.read_rows(path, "id,x0,y0,x1,y1"), path, self.sizes)
+        listed.compare(self.boxes or self.objects, path, labels, "image_ids.txt", every=self.split != "train")
         if self.name == "ilsvrc":
             self.classes = imagenet_names(max(labels.values()) + 1, lists)
         else:
             folders = ((label, Path(name).parent.name) for name, label in labels.items())
-            self.classes = class_names(folders, lists / "class_labels.txt")
+            self.classes = listed.class_names(folders, lists / "class_labels.txt")
         return labels
 
     def annotations(self, index: int) -> list[Path]:
@@ -86,6 +83,56 @@ class Wsol(Listed):
         return {"mask": mask, "ignore": shown[count] & ~mask if len(shown) > count else None}
 
 
+class Lid(Listed):
+    """One split ("val", "test", "all") of LID track 3, pixel masks of 23,151 ILSVRC validation images::
+
+        METADATA/LID/val/list_cls.txt    NAME.JPEG CLASS, the class unused
+        METADATA/ILSVRC/test/*.txt       wsolevaluation's lists of the ILSVRC validation images
+        ROOT/ILSVRC/val/NAME.JPEG        photographs
+        ROOT/LID/val/NAME.png            masks: 0 background, one other value the object
+
+    The paper's figures are measured on "all", where the challenge takes the peak. "val" is every tenth image of each
+    class, the names sorted, and "test" the rest. A record's one box goes around its mask. (The challenge's page counts
+    44,271 masks; it keeps the 21,120 of its test part to itself.)
+
+    Two faults of the release are mended here. ``list_cls.txt`` numbers the classes in another order than ILSVRC's
+    lists, so the class is looked up by the image's name. The two masks of ``SWAPPED`` have width and height swapped, as
+    the authors of SPA2Net noted: 18903 carries an EXIF orientation, which a drawing tool obeys and a plain decoder
+    ignores. So they are turned back as their photographs' EXIF data say or, if those say nothing, transposed.
+    """
+
+    name = "lid"
+    splits = ("val", "test", "all")
+    suffix = ".JPEG"
+
+    def read_lists(self) -> dict[str, int]:
+        self.folder, self.masks = self.root / "ILSVRC" / "val", self.root / "LID" / "val"
+        listing, lists = metadata(self.root, "LID", "val") / "list_cls.txt", metadata(self.root, "ILSVRC", "test")
+        by_file, sizes = read_labels(lists), read_sizes(lists)
+        names = [Path(file).stem for file in listed.read_named(listing, "image,class", None)]
+        files = {name: f"val/{name}.JPEG" for name in names}
+        listed.compare(files.values(), listing, by_file, f"{lists / 'image_ids.txt'}", every=False)
+        self.classes = imagenet_names(max(by_file.values()) + 1, lists)
+        self.sizes = {name: sizes[file] for name, file in files.items() if file in sizes}
+        labels = {name: by_file[file] for name, file in files.items()}
+        return labels if self.split == "all" else listed.every_nth(labels, 10, held_out=self.split == "val")
+
+    def fits(self, index: int, size: Size, mask: Size) -> bool:
+        return mask == size or (self.names[index].endswith(SWAPPED) and mask == size[::-1])
+
+    def pixels(self, index: int, size: Size, values: list[np.ndarray]) -> Pixels:
+        [mask], [path] = values, self.annotations(index)
+        found = np.unique(mask)
+        if found.size > 2 or (found.size == 2 and found[0] != 0):
+            raise UserError(f"{path}: values {', '.join(map(str, found[:5]))} found; 0 and one other value allowed")
+        return {"mask": (mask if mask.shape == size else unturn(mask, orientation(self.path(index)))) > 0}
+
+
+def unturn(shown: np.ndarray, exif: int) -> np.ndarray:
+    """What is stored, from what is shown under an EXIF orientation of 5 to 8: (n, m) -> (m, n). Else the transpose."""
+    return {6: np.rot90(shown, 1), 7: shown[::-1, ::-1].T, 8: np.rot90(shown, -1)}.get(exif, shown.T)
+
+
 def metadata(root: Path, *names: str) -> Path:
     """A folder of lists, in $DGL_WSOL_METADATA or else in ``root/metadata``."""
     folder = Path(os.environ.get("DGL_WSOL_METADATA") or root / "metadata", *names)
@@ -96,25 +143,25 @@ def metadata(root: Path, *names: str) -> Path:
 
 def read_labels(lists: Path) -> dict[str, int]:
     """ID -> class, in the order of ``image_ids.txt``; both lists must hold the same images."""
-    labels, names = read_classes(lists / "class_labels.txt"), read_named(lists / "image_ids.txt", "id")
+    ids, path = lists / "image_ids.txt", lists / "class_labels.txt"
+    labels, names = listed.read_classes(path), listed.read_named(ids, "id")
     if not names:
-        raise UserError(f"{lists / 'image_ids.txt'}: no image in it, at least one expected")
-    compare(labels, lists / "class_labels.txt", names, "image_ids.txt")
+        raise UserError(f"{ids}: no image in it, at least one expected")
+    listed.compare(labels, path, names, ids.name)
     return {name: labels[name] for name in names}
 
 
 def read_sizes(lists: Path) -> dict[str, Size]:
     """ID -> (height, width); empty if the list is empty or missing."""
     path = lists / "image_sizes.txt"
-    sizes = {}
-    for name, [width, height] in read_named(path, "id,width,height").items() if path.is_file() else ():
-        sizes[name] = natural(height, f"{path}: {name}"), natural(width, f"{path}: {name}")
-    return sizes
+    rows = listed.read_named(path, "id,width,height").items() if path.is_file() else ()
+    whole = {name: [listed.natural(side, f"{path}: {name}") for side in sides] for name, sides in rows}
+    return {name: (height, width) for name, [width, height] in whole.items()}
 
 
-def read_masks(path: Path) -> dict[str, list[list[str]]]:
+def read_masks(path: Path) -> listed.Groups:
     """ID -> mask file and ignore mask's file, or "", of each object."""
-    objects = group(read_rows(path, "id,mask,ignore"))
+    objects = listed.read_rows(path, "id,mask,ignore")
     if late := [name for name, files in objects.items() if any(ignore for _, ignore in files[1:])]:
         raise UserError(f"{path}: {late[0]!r} has an ignore mask after its first line; in the first line only allowed")
     return objects
