@@ -1,5 +1,6 @@
 """The claims of the talk, with the rule that decides each one, fixed before anything was measured."""
 
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ import pandas as pd
 
 from dgl_lib.errors import UserError
 from dgl_lib.files import write_table
-from dgl_lib.metrics import MARGIN
 
 
 @dataclass(frozen=True)
@@ -29,44 +29,16 @@ class Claim:
     also: str = ""
 
 
-CLAIMS: dict[str, Claim] = {
-    "C1": Claim(
-        "Moved along -G_J, features go toward the inside of the class region: the margin and p_c grow.",
-        "change of the logit margin and of p_c from step 0",
-        "logits",
-        0.0,
-        also="p_c",
-    ),
-    "C2": Claim(
-        "The enhanced map finds more of the rest of the object, beyond the telling part, without losing precision.",
-        "recall of the object outside the telling part, enhanced minus plain map",
-        "points",
-        MARGIN,
-        keeps="precision",
-    ),
-    "C3": Claim(
-        "On the last layer, pixel-level selection is CAM.",
-        "largest difference of the two min-maxed maps",
-        "holds or fails",
-        None,
-    ),
-    "C4": Claim(
-        "Pixel-level selection localizes on earlier layers too.",
-        "IoU, pixel-level selection minus the best trivial baseline",
-        "points",
-        MARGIN,
-    ),
-    "C5": Claim("DGL on Mixed_6e beats CAM.", "IoU, DGL minus CAM", "points", MARGIN),
-    "C6": Claim("Multi-scale input adds to DGL.", "IoU, with minus without", "points", MARGIN),
-    "C7": Claim("Morphological closing adds on top of multi-scale.", "IoU, with minus without", "points", MARGIN),
-    "C8": Claim(
-        "The two branches together beat either alone.",
-        "IoU, both branches minus the better one alone",
-        "points",
-        MARGIN,
-    ),
-    "C9": Claim("No weight of the classifier changes.", "weights before and after, bit by bit", "holds or fails", None),
-}
+def _fixed() -> dict[str, Claim]:
+    lines = Path(__file__).with_name("claims.csv").read_text(encoding="utf-8").splitlines()
+    return {
+        claim: Claim(says, measure, unit, float(margin) if margin else None, keeps, also)
+        for claim, says, measure, unit, margin, keeps, also in list(csv.reader(lines))[1:]
+    }
+
+
+#: The claims by name, as ``claims.csv`` beside this module fixed them before anything was measured.
+CLAIMS = _fixed()
 
 COLUMNS = ["claim", "says", "measured", "low", "high", "unit", "n", "verdict", "detail"]
 

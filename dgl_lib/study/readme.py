@@ -20,13 +20,10 @@ def found() -> pd.DataFrame:
     table = pd.DataFrame({"the talk says": {name: claim.says for name, claim in claims.CLAIMS.items()}})
     for profile in SHOWN:
         results = claims.claims_table(paths.project_root() / "results" / profile)
-        table[profile] = {row["claim"]: _cell(row) for row in results.to_dict("records")}
+        for claim, row in results.set_index("claim").to_dict("index").items():
+            effect = "{measured:+z.2f} [{low:+z.2f}, {high:+z.2f}] {unit}: ".format_map(row)
+            table.loc[claim, profile] = ("" if pd.isna(row["low"]) else effect) + f"**{row['verdict']}**"
     return table.rename_axis("").reset_index()
-
-
-def _cell(row: dict) -> str:
-    measured = "" if pd.isna(row["low"]) else "{measured:+z.2f} [{low:+z.2f}, {high:+z.2f}] {unit}: ".format_map(row)
-    return f"{measured}**{row['verdict']}**"
 
 
 #: What fills each block.
@@ -35,25 +32,20 @@ BLOCKS: dict[str, Callable[[], pd.DataFrame]] = {"found": found, "deviations": c
 
 def generated(text: str) -> str:
     """``text`` with every block filled. UserError: a begin without its end, or a block of an unknown name."""
-    begun = re.findall(r"<!-- begin: (\S+) -->", text)
     whole = [match["name"] for match in BLOCK.finditer(text)]
-    if lost := [name for name in begun if name not in whole]:
-        raise UserError(f"README block {lost[0]!r} has a begin without an end")
-    if unknown := [name for name in begun if name not in BLOCKS]:
-        raise UserError(f"README block {unknown[0]!r} is unknown; allowed: {', '.join(BLOCKS)}")
+    for name in re.findall(r"<!-- begin: (\S+) -->", text):
+        if name not in BLOCKS:
+            raise UserError(f"README block {name!r} is unknown; allowed: {', '.join(BLOCKS)}")
+        if name not in whole:
+            raise UserError(f"README block {name!r} has a begin without an end")
     return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match['name']]().to_markdown(index=False)}\n{match[3]}", text)
 
 
 def update_readme(path: Path | None = None, *, check: bool = False) -> None:
-    """Fill the blocks of ``path``, README.md for None. With ``check`` write nothing.
-
-    Raises:
-        UserError: with ``check``, the file is not what the results say.
-    """
+    """Fill the blocks of ``path``, README.md for None. With ``check`` write nothing; UserError where one is stale."""
     file = path or paths.project_root() / "README.md"
     text = file.read_text(encoding="utf-8")
     new = generated(text)
     if check and new != text:
         raise UserError(f"{file.name} is not in step with results; run: python -m dgl_lib readme")
-    if new != text:
-        write_text(file, new)
+    write_text(file, new)

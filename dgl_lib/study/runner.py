@@ -34,7 +34,7 @@ def run(
     command: str = "",
     progress: bool = True,
 ) -> Path:
-    """Run a study; ``until`` ends it after "train" or "evaluate".
+    """Run a study and return its results folder; ``until`` ends it after "train" (the checkpoint) or "evaluate".
 
     Nothing reaches the results folder before every notebook has succeeded. What a failed run made is kept beside it.
     Training, maps and scores are found again by the next run, so that it goes on where this one stood.
@@ -46,12 +46,8 @@ def run(
             where photographs are shown. Git ignores the latter two.
         command: what was typed, for the manifest.
 
-    Returns:
-        the results folder, or the checkpoint with ``until="train"``.
-
     Raises:
-        UserError: something asked for cannot be done (see ``check_inputs``), a notebook failed, or another study is
-            writing to the same folder.
+        UserError: see ``check_inputs``; or a notebook failed, or another study is writing to the same folder.
     """
     absolute_environment()
     sources = [path for path in paths.notebooks() if path.name.startswith(tuple(notebooks))]
@@ -105,11 +101,7 @@ def _run_one(
 
 
 def rerun_committed(*, progress: bool = True) -> None:
-    """Run the project's notebooks with their own defaults and put the outcome in their place, cleaned.
-
-    Raises:
-        UserError: a notebook failed; the notebooks are then as they were.
-    """
+    """Run the project's notebooks with their own defaults and put the outcome in their place, if none fails."""
     absolute_environment()
     folder = paths.project_root() / "results" / ".notebooks"
     with exclusive(folder):
@@ -122,14 +114,9 @@ def rerun_committed(*, progress: bool = True) -> None:
 
 
 def check_inputs(profile: Profile, *, localizing: bool = True, scoring: bool = True) -> None:
-    """Open what the profile needs, so that hours of work do not end at a missing file.
+    """Open what the profile needs, so that hours of work do not end at a missing file. UserError: something is.
 
-    Args:
-        localizing: check too that the network has the layers; training alone needs none.
-        scoring: check too that the data have masks; maps alone need none.
-
-    Raises:
-        UserError: the device, the data, a photograph, the weights or a layer is missing or not what it should be.
+    ``localizing`` needs the network's layers too, and ``scoring`` the data's masks.
     """
     pick_device(profile.device)
     paths.weights_source(profile.weights)
