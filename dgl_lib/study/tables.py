@@ -42,10 +42,7 @@ IMAGES = 12
 
 
 class Measured:
-    """A profile's network, its validation and test images, the raw maps of every method on every layer, their scores.
-
-    Everything is made when first asked for, and found again where it was kept.
-    """
+    """A profile's network, its validation and test images, every method's raw maps on every layer, and their scores."""
 
     def __init__(self, profile: Profile, progress: bool):
         self.profile, self.folder, self.progress = profile, paths.runs_folder(), progress
@@ -54,50 +51,37 @@ class Measured:
         self.val, self.test = self.parts = steps.parts(profile)
         self.val_maps, self.maps = (evaluate.every_map(self.model, part, **self.options) for part in self.parts)
         self.val_scores, self.scores = self.score(self.val, self.val_maps), self.score(self.test, self.maps)
-
-    @property
-    def pixels(self) -> bool:
-        """Whether the images' own pixels may be shown."""
-        return self.profile.data == "creatures" or self.profile.show_photos
+        self.pixels = profile.data == "creatures" or profile.show_photos  # whether the images' own may be shown
+        # ``report`` at one scale and without closing, and the same image by image.
+        self.table = evaluate.report(self.val_scores, self.scores).drop(columns=["scales", "kernel"])
+        self.images = evaluate.image_table(self.val_scores, self.scores, self.test.classes)
 
     def score(self, part: Dataset, maps: Maps, **options: Any) -> Scores:
         """Scores of one scale without closing, kept on disk."""
         return evaluate.score(part, {1.0: maps}, folder=self.folder, progress=self.progress, **options)
 
-    @property
-    def table(self) -> pd.DataFrame:
-        """``report`` of every method on every layer, at one scale and without closing."""
-        return evaluate.report(self.val_scores, self.scores).drop(columns=["scales", "kernel"])
-
-    @property
-    def images(self) -> pd.DataFrame:
-        return evaluate.image_table(self.val_scores, self.scores, self.test.classes)
-
-    def accuracy(self, maps: Maps) -> float:
-        """Images classified right, percent; the maps must be those of the images' own classes."""
-        return 100 * float((maps.logits.argmax(1) == maps.classes).mean())
-
 
 def comparison(profile: Profile, folder: Path, progress: bool) -> None:
     """05: every method on every layer. Scores, every image's scores, recall of the parts, DGL's two terms, pictures."""
     it = Measured(profile, progress)
-    scores, images = it.table, it.images
-    chosen = evaluate.choose_layers(scores, images)
+    chosen = evaluate.choose_layers(it.table, it.images)
     place = {name: i for i, name in enumerate(it.test.names)}
     maps = it.maps.at([place[name] for name in it.scores.names])  # images without an object have no scores
-    predicted = [it.test.classes[k] for k in maps.logits.argmax(1)]
-    images.insert(3, "predicted", predicted)
-    images.insert(4, "log_p_c", log_p_c(maps, it.scores.labels))
-    write_table(folder / "05_scores.csv", scores)
-    write_table(folder / "05_images.csv", images, digits=IMAGES)
+    it.images.insert(3, "predicted", [it.test.classes[k] for k in maps.logits.argmax(1)])
+    it.images.insert(4, "log_p_c", log_p_c(maps, it.scores.labels))
+    both = {layer: m for (method, layer), m in maps.maps.items() if method == "dgl"}
+    share = {at: bootstrap(100 * gradient_share(m, maps.maps["gradient_term", at])).row() for at, m in both.items()}
+    write_table(folder / "05_scores.csv", it.table)
+    write_table(folder / "05_images.csv", it.images, digits=IMAGES)
     write_table(folder / "05_parts.csv", _parts(it, chosen))
-    shares = []
-    for layer in (layer for method, layer in maps.maps if method == "dgl"):
-        share = bootstrap(100 * gradient_share(maps.maps["dgl", layer], maps.maps["gradient_term", layer]))
-        shares.append({"layer": layer, **share.row()})
-    write_table(folder / "05_gradient_share.csv", pd.DataFrame(shares))
-    _every_map(it, folder)
-    _worst(it, images, chosen.loc[chosen["method"] == "dgl", "layer"].iloc[0], folder)
+    write_table(folder / "05_gradient_share.csv", pd.DataFrame([{"layer": at, **row} for at, row in share.items()]))
+    layers = [layer.name for layer in it.model.layers]
+    for number, label in enumerate(np.unique(it.test.labels)[:2], start=1):
+        i, of = int(np.flatnonzero(it.test.labels == label)[0]), it.maps.maps
+        lines = [(m, i, [of[m, at][i] if (m, at) in of else None for at in layers]) for m in (*METHODS, *CONTROLS)]
+        title = f"The first test image of class {it.test.classes[label]}: every method and control on every layer"
+        _picture(it, folder, f"05_maps_{number}", title, lines, layers)
+    _worst(it, chosen.loc[chosen["method"] == "dgl", "layer"].iloc[0], folder)
 
 
 def _picture(
@@ -120,19 +104,10 @@ def _picture(
     style.save(figure, folder, name)
 
 
-def _every_map(it: Measured, folder: Path) -> None:
-    """05_maps_1.png and 05_maps_2.png: every map of the first test image of the first two classes."""
-    maps, layers = it.maps.maps, [layer.name for layer in it.model.layers]
-    for number, label in enumerate(np.unique(it.test.labels)[:2], start=1):
-        i = int(np.flatnonzero(it.test.labels == label)[0])
-        lines = [(m, i, [maps[m, at][i] if (m, at) in maps else None for at in layers]) for m in (*METHODS, *CONTROLS)]
-        title = f"The first test image of class {it.test.classes[label]}: every method and control on every layer"
-        _picture(it, folder, f"05_maps_{number}", title, lines, layers)
-
-
-def _worst(it: Measured, images: pd.DataFrame, layer: str, folder: Path) -> None:
+def _worst(it: Measured, layer: str, folder: Path) -> None:
     """05_worst.png: DGL's maps of the twelve test images with its lowest IoU, and of the first twelve."""
     column, place = f"dgl {layer}", {name: i for i, name in enumerate(it.test.names)}
+    images = it.images
     shown = {"the worst": images.sort_values(column, kind="stable").head(12), "the first": images.head(12)}
     panels: list[Panel | None] = []
     for row in pd.concat(shown.values()).to_dict("records"):
@@ -248,22 +223,14 @@ def control(profile: Profile, folder: Path, progress: bool) -> None:
     lines = [line for name, one in measured.items() for line in controls.compare(name, one, right)]
     table = pd.DataFrame(lines + controls.compare_confidence(right, p_c))
     write_table(folder / "07_controls.csv", table)
-    accuracy = {
-        name: 100 * float((one.maps.logits.argmax(1) == it.test.labels).mean()) for name, one in measured.items()
-    }
-    del accuracy[controls.WRONG]
-    networks = pd.DataFrame({"network": list(accuracy), "test_accuracy": list(accuracy.values())})
-    write_table(folder / "07_networks.csv", networks)
-    _control_maps(it, {name: one.maps for name, one in measured.items()}, fixed, folder)
-    _faithful(it, folder)
-
-
-def _control_maps(it: Measured, maps: dict[str, Maps], pairs: list[tuple[str, str]], folder: Path) -> None:
-    """07_maps.png: the first test image of three classes, a row a control and a column a method."""
+    right_share = {name: (one.maps.logits.argmax(1) == it.test.labels).mean() for name, one in measured.items()}
+    accuracy = [(name, 100 * float(share)) for name, share in right_share.items() if name != controls.WRONG]
+    write_table(folder / "07_networks.csv", pd.DataFrame(accuracy, columns=["network", "test_accuracy"]))
     first = [int(np.flatnonzero(it.test.labels == label)[0]) for label in np.unique(it.test.labels)[:3]]
-    lines = [(name, i, [one.maps[pair][i] for pair in pairs]) for i in first for name, one in maps.items()]
+    shown = [(name, i, [one.maps.maps[pair][i] for pair in fixed]) for i in first for name, one in measured.items()]
     title = "The first test image of three classes: the right class, then the controls"
-    _picture(it, folder, "07_maps", title, lines, [method for method, _ in pairs])
+    _picture(it, folder, "07_maps", title, shown, [method for method, _ in fixed])
+    _faithful(it, folder)
 
 
 def _other_networks(profile: Profile, model: Classifier, progress: bool) -> dict[str, Classifier]:
@@ -307,12 +274,11 @@ def trainings(profile: Profile, folder: Path, progress: bool) -> None:
     for network in NETWORKS:
         own = {"network": network, "layers": [layer.name for layer in LAYERS[network]], "layer": LAYER[network]}
         it, accuracy = _trained(profile, progress, **own)
-        scores, images = it.table, it.images
-        chosen = evaluate.choose_layers(scores, images)
-        gains = evaluate.gains(chosen, images, it.profile.layer)
+        chosen = evaluate.choose_layers(it.table, it.images)
+        gains = evaluate.gains(chosen, it.images, it.profile.layer)
         facts = {"network": network, "layer": it.profile.layer, "cam_layer": it.model.layers[-1].name}
-        networks.append(facts | {"layers": len(it.profile.layers), "images": len(images), **accuracy})
-        for name, table in zip(tables, (scores, chosen, gains), strict=True):
+        networks.append(facts | {"layers": len(it.profile.layers), "images": len(it.images), **accuracy})
+        for name, table in zip(tables, (it.table, chosen, gains), strict=True):
             table.insert(0, "network", network)
             tables[name].append(table)
         effects += _effects(it, network)
@@ -330,7 +296,8 @@ def _trained(profile: Profile, progress: bool, **changes: Any) -> tuple[Measured
     own = profile.model_copy(update=changes)
     checkpoint = steps.train_classifier(own, progress=progress).relative_to(paths.project_root()).as_posix()
     it = Measured(own.model_copy(update={"checkpoint": checkpoint}), progress)
-    return it, {"accuracy_val": it.accuracy(it.val_maps), "accuracy_test": it.accuracy(it.maps)}
+    right = [100 * float((maps.logits.argmax(1) == maps.classes).mean()) for maps in (it.val_maps, it.maps)]
+    return it, dict(zip(("accuracy_val", "accuracy_test"), right, strict=True))
 
 
 def _effects(it: Measured, run: str) -> list[dict[str, Any]]:
