@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from dgl_lib.data import Record
-from dgl_lib.evaluate import MEASURES, Maps, Scores, better_baseline, per_image, recalls, score, with_parts
+from dgl_lib.evaluate import Maps, Scores, better_baseline, per_image, recalls, score, with_parts
+from dgl_lib.evaluate.scores import MEASURES
 
 SIDE = 32
 DGL = {"method": "dgl", "layer": "add1"}

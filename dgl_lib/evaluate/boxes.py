@@ -120,8 +120,8 @@ def pooled(counts: np.ndarray, of: Callable[[np.ndarray], float], *, resamples: 
 
 def interval(values: np.ndarray, images: int) -> Interval:
     """The interval of what ``pooled`` gave. A resample without a value (no object at all) is left out."""
-    low, high = np.nanquantile(values[1:], [0.025, 0.975])
-    return Interval(float(values[0]), float(low), float(high), images)
+    low, high = np.nanquantile(values[1:], [0.025, 0.975]).tolist()
+    return Interval(float(values[0]), low, high, images)
 
 
 def pxap(hist: np.ndarray) -> float:
@@ -143,10 +143,9 @@ def box_table(
     """Every score of every chosen row: threshold from validation, value on test, and the peak on test beside it.
     ``chosen`` holds a line a row: ``kind`` (method, control, baseline) and the columns of ``by``, which name it. It is
     compared with the row that ``over`` tells, or with the trivial baseline that is better on validation. ``val_found``
-    and ``found`` are ``box_scores`` of the validation and the test images, ``masks`` their pixel scores, for mask IoU.
-    Columns: score, kind, those of ``by``, threshold (grey level of mask IoU; shares of the map's maximum of box scores,
-    one for each IoU level of MaxBoxAccV2; none of PxAP), val, test, low, high (percent), over, over_low, over_high,
-    over_verdict (points, paired), images, test_peak (as published protocols take it, chosen on test)."""
+    and ``found`` are ``box_scores`` of validation and test images, ``masks`` their pixel scores. Columns: score, kind,
+    those of ``by``, threshold (grey level; shares of the map's maximum for boxes; none of PxAP), val, test, low, high
+    (percent), over, over_low, over_high, over_verdict (points, paired), images, test_peak (chosen on test)."""
     table: list[dict[str, Any]] = []
     values: dict[tuple[str, Key], np.ndarray] = {}  # by score and row: of each image, or of each draw for PxAP
     for one in chosen.to_dict("records"):

@@ -1,6 +1,7 @@
 """Choosing on validation, once and for everybody, and paired differences on test, image by image."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,8 @@ import pandas as pd
 
 from dgl_lib import metrics
 from dgl_lib.errors import UserError
-from dgl_lib.evaluate.raw import Maps
-from dgl_lib.evaluate.scores import BASELINES, Scores, per_image
+from dgl_lib.evaluate.raw import Maps, column
+from dgl_lib.evaluate.scores import BASELINES, Scores, better_baseline, per_image
 from dgl_lib.localize import CONTROLS
 from dgl_lib.metrics import bootstrap
 
@@ -30,10 +31,9 @@ def select(
     table: pd.DataFrame, by: Sequence[str] = ("method",), *, val: str = "val_iou", peak: str = "test_peak"
 ) -> pd.DataFrame:
     """The row of each group with the best validation score ``val``, the first where several tie, groups in their order.
-    ``table`` holds a row for each candidate (layer, scales, kernel, normalisation ...), such as ``report`` gives, and
-    ``by`` names the groups. Two columns are added: ``candidates``, how many there were, and ``test_best``, the highest
-    ``peak`` among them, which is what choosing on test would promise. UserError: a missing column, no row, or a
-    validation score that is no number."""
+    ``table`` holds a row for each candidate, as ``report`` gives them, and ``by`` names the groups. Added columns are
+    ``candidates``, their number, and ``test_best``, the highest ``peak`` among them: what choosing on test would
+    promise. UserError: a missing column, no row, or a validation score that is no number."""
     if missing := [name for name in (*by, val, peak) if name not in table]:
         raise UserError(f"columns {', '.join(missing)} missing, given are {', '.join(map(str, table.columns))}")
     if table.empty:
@@ -46,11 +46,6 @@ def select(
     return table.loc[groups[val].idxmax()].assign(candidates=counts, test_best=best).reset_index(drop=True)
 
 
-def better_baseline(val: Scores) -> str:
-    """The trivial baseline, "whole_image" or "centred_gaussian", with the higher mean IoU on validation."""
-    return max(BASELINES, key=lambda name: metrics.iou(val.find(method=name)).mean(0).max())
-
-
 def with_parts(val: Scores, test: Scores, at_least: int = 30) -> tuple[Scores, str]:
     """The images whose telling part is known, and where they are from: "test", or "validation" if test has too few.
     Thresholds come from validation, so on its images they are a little too kind, to every method alike."""
@@ -58,11 +53,6 @@ def with_parts(val: Scores, test: Scores, at_least: int = 30) -> tuple[Scores, s
     keep = np.flatnonzero(images.has_part)
     names = [images.names[i] for i in keep]
     return Scores(images.rows, images.hist[:, keep], names, images.labels[keep], images.has_part[keep]), where
-
-
-def column(row: Mapping[Any, Any]) -> str:
-    """The name of a row's column in an image table: ``dgl Mixed_6e``, ``centred_gaussian``."""
-    return f"{row['method']} {row['layer']}".strip()
 
 
 def image_table(val: Scores, test: Scores, classes: Sequence[str]) -> pd.DataFrame:
@@ -73,7 +63,7 @@ def image_table(val: Scores, test: Scores, classes: Sequence[str]) -> pd.DataFra
     area = 100 * (pixels[:, metrics.REST] + pixels[:, metrics.PART]) / pixels[:, : metrics.IGNORE].sum(1)
     table: dict[str, Any] = {"image": test.names, "class": [classes[label] for label in test.labels], "area": area}
     for row in val.rows.to_dict("records"):
-        table[column(row)] = per_image(val, test, {str(key): value for key, value in row.items()})
+        table[column(row)] = per_image(val, test, row)
     return pd.DataFrame(table)
 
 
@@ -87,12 +77,9 @@ def log_p_c(maps: Maps, labels: np.ndarray) -> np.ndarray:
 def recalls(val: Scores, images: Scores, rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
     """How much of the telling part and of the rest each row finds, and how precisely.
     Columns: method, layer, measure (recall_rest, recall_part, precision), mean, low, high (percent), images."""
-    table = [
-        {**row, "measure": measure, **bootstrap(per_image(val, images, row, measure)).row()}
-        for row in ({"method": row["method"], "layer": row["layer"]} for row in rows)
-        for measure in ("recall_rest", "recall_part", "precision")
-    ]
-    return pd.DataFrame(table)
+    names = [{"method": row["method"], "layer": row["layer"]} for row in rows]
+    every = product(names, ("recall_rest", "recall_part", "precision"))
+    return pd.DataFrame([{**row, "measure": m, **bootstrap(per_image(val, images, row, m)).row()} for row, m in every])
 
 
 def choose_layers(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
@@ -113,16 +100,12 @@ def gains(chosen: pd.DataFrame, images: pd.DataFrame, layer: str) -> pd.DataFram
     """DGL minus every other map: paired differences in test IoU, points. DGL stands at its chosen layer, and on
     ``layer``. The other stands at its own chosen layer ("own"), and on DGL's ("same") where it exists there; CAM does
     on the last layer only. Columns: dgl_layer, at (own, same), method, layer, mean, low, high, images, verdict."""
-    own = dict(zip(chosen["method"], chosen["layer"], strict=True))
-    table = []
-    for dgl_layer in dict.fromkeys([own["dgl"], layer]):
-        for method, chosen_layer in own.items():
-            for at, other in (("own", chosen_layer), ("same", dgl_layer)):
-                row = {"method": method, "layer": other}
-                if method != "dgl" and column(row) in images:
-                    gain = bootstrap(images[f"dgl {dgl_layer}"] - images[column(row)])
-                    names = {"dgl_layer": dgl_layer, "at": at, **row}
-                    table.append({**names, **gain.row(), "verdict": gain.verdict()})
+    own, table = dict(zip(chosen["method"], chosen["layer"], strict=True)), []
+    for dgl_layer, method, at in product(dict.fromkeys([own["dgl"], layer]), own, ("own", "same")):
+        row = {"method": method, "layer": own[method] if at == "own" else dgl_layer}
+        if method != "dgl" and column(row) in images:
+            gain = bootstrap(images[f"dgl {dgl_layer}"] - images[column(row)])
+            table.append({"dgl_layer": dgl_layer, "at": at, **row, **gain.row(), "verdict": gain.verdict()})
     return pd.DataFrame(table)
 
 

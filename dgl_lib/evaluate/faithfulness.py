@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dgl_lib.data.records import Dataset
 from dgl_lib.evaluate.controls import spearman
-from dgl_lib.evaluate.raw import Pair, beside_weights, parts_folder, raw_maps
+from dgl_lib.evaluate.raw import ByPair, Options, Pair, beside_weights, parts_folder, raw_maps
 from dgl_lib.files import read_arrays, write_arrays
 from dgl_lib.localize import METHODS
 from dgl_lib.maps import centred_gaussian
@@ -32,25 +32,17 @@ def in_turn(labels: np.ndarray, count: int) -> list[int]:
 
 
 def all_curves(
-    model: nn.Module,
-    dataset: Dataset,
-    maps: Mapping[Pair, np.ndarray],
-    localizing: Mapping[str, Any],
-    *,
-    resize: int,
-    folder: Path,
-    progress: bool = False,
+    model: nn.Module, dataset: Dataset, maps: ByPair, how: Options, *, resize: int, folder: Path, progress: bool = False
 ) -> dict[Pair, np.ndarray]:
     """``curves`` of every image at its label, and of two baselines: {(method, layer): (N, 2, STEPS + 1)}.
-    ``maps`` are raw maps (N, h, w), ``localizing`` says how they were made (size, alpha, rule), and the device. The
+    ``maps`` are raw maps (N, h, w), and ``how`` says how they were made (size, alpha, rule), and the device. The
     network is asked at ``resize`` pixels a side, at which it was validated. p_c is taken in bfloat16 where that is fast
     (``training.bf16_is_fast``), see ``rounding``. Each image is kept in a file of its own under a name made of all that
-    determines it, so a run that broke off goes on where it stood, and more methods or layers need only what is
-    missing."""
-    where = pick_device(localizing["device"])
+    determines it. A run that broke off, or one with more methods or layers, computes only what is missing."""
+    where = pick_device(how["device"])
     bf16 = bf16_is_fast(where)
-    facts = {"model": [digest(model), *beside_weights(model)], "resize": resize, "image_size": localizing["size"]}
-    facts |= {"alpha": localizing["alpha"], "rule": localizing["rule"], "bf16": bf16}
+    facts = {"model": [digest(model), *beside_weights(model)], "resize": resize, "image_size": how["size"]}
+    facts |= {"alpha": how["alpha"], "rule": how["rule"], "bf16": bf16}
     facts |= {"steps": metric.STEPS, "blur": metric.BLUR, "seed": metric.SEED}
     parts = parts_folder(folder, "curves", facts)
     baselines = {("random_order", ""): torch.zeros(1, 1), ("centred_gaussian", ""): centred_gaussian((resize, resize))}
@@ -88,14 +80,14 @@ def rounding(model: nn.Module, dataset: Dataset, maps: np.ndarray, resize: int, 
     return pd.DataFrame(rows, columns=["image", "picture", "float32", "bfloat16"])
 
 
-def curves_table(found: Mapping[Pair, np.ndarray]) -> pd.DataFrame:
+def curves_table(found: ByPair) -> pd.DataFrame:
     """Mean over images: columns method, layer, share (of pixels, 0..1), insertion, deletion (p_c)."""
     share = pd.Index(np.arange(metric.STEPS + 1) / metric.STEPS, name="share")
     tables = {pair: pd.DataFrame(curve.mean(0).T, share, KINDS) for pair, curve in found.items()}
     return pd.concat(tables, names=["method", "layer"]).reset_index()
 
 
-def auc_table(found: Mapping[Pair, np.ndarray], val_iou: Mapping[Pair, float]) -> pd.DataFrame:
+def auc_table(found: ByPair, val_iou: Mapping[Pair, float]) -> pd.DataFrame:
     """Areas with 95 % bootstrap intervals, and DGL's paired difference from each row (``dgl_...``: DGL minus it)."""
     areas = {pair: metric.area(curve) for pair, curve in found.items()}
     [dgl] = [values for (method, _), values in areas.items() if method == "dgl"]
@@ -111,13 +103,7 @@ def auc_table(found: Mapping[Pair, np.ndarray], val_iou: Mapping[Pair, float]) -
 
 
 def randomisation(
-    model: Classifier,
-    dataset: Dataset,
-    layer: str,
-    localizing: Mapping[str, Any],
-    *,
-    folder: Path | None = None,
-    progress: bool = False,
+    model: Classifier, dataset: Dataset, layer: str, how: Options, folder: Path | None = None, progress: bool = False
 ) -> pd.DataFrame:
     """How far each method's maps keep their ranking while a copy's blocks are randomised, one more each time.
     Maps are on ``layer``, CAM's on the last layer. "features" (plain features, not a method) shows what depends on no
@@ -134,7 +120,7 @@ def randomisation(
         torch.manual_seed(metric.SEED)
         for step, block in enumerate(tqdm(["", *cascade], desc="randomised", unit="network", disable=not progress)):
             metric.randomise(cascade.get(block, []))
-            maps = raw_maps(copy, dataset, layers=layers, methods=methods, folder=folder, **localizing).maps
+            maps = raw_maps(copy, dataset, layers=layers, methods=methods, folder=folder, **how).maps
             original = original or maps
             for pair in ((method, cam_layer if method == "cam" else layer) for method in methods):
                 found = bootstrap(np.nan_to_num(spearman(original[pair], maps[pair])))

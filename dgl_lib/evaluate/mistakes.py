@@ -41,8 +41,7 @@ def mistakes(
     """What each mistake adds to the score: the mistaken value minus the honest one, paired over the test images.
     ``table`` is ``report(val, test)`` of every method on every layer, and ``chosen`` is ``choose_layers`` of it.
     ``treated`` are validation and test scores of CAM and DGL under several scales and kernels. Columns: mistake, of
-    ("IoU", or "DGL minus CAM", in percent or points), kind, method, layer, honest, mistaken, inflation, low, high
-    (points), images, verdict."""
+    ("IoU", "DGL minus CAM"), kind, method, layer, honest, mistaken, inflation, low, high (points), images, verdict."""
     lines: list[dict[str, Any]] = []
     kinds = dict(zip(chosen["method"], chosen["kind"], strict=True))
     wrong = [*_wrong_scores(val, test, table, chosen), *_wrong_treatments(*treated)]

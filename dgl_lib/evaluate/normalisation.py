@@ -66,9 +66,8 @@ def sweep(val: Mapping[Pair, np.ndarray], test: Mapping[Pair, np.ndarray], pairs
 
 def normalisations(swept: pd.DataFrame, test: Mapping[Pair, np.ndarray], chosen: pd.DataFrame) -> pd.DataFrame:
     """Each method under each normalisation, its percentile chosen on validation, with its place among the methods.
-    A baseline is no map of a network and is not normalised: its line is the same under each. Columns: ``sweep``'s;
-    ``candidates`` and ``test_best`` (see ``select``); kind; change, change_low, change_high, change_verdict (points of
-    IoU, paired, against min-max); rank (1 the highest test IoU, to a tenth of a point, among methods only)."""
+    A baseline is not normalised: its line is the same under each. Columns: ``sweep``'s, ``select``'s, kind; change,
+    change_low, change_high, change_verdict (points, paired, against min-max); rank (by test IoU, of methods only)."""
     table = select(swept, by=["method", "normalisation"])
     table["kind"] = table["method"].map(chosen.set_index("method")["kind"])
     changes, images = [], {}

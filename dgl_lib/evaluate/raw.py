@@ -24,6 +24,8 @@ from dgl_lib.training import pick_device
 FORMAT = 1  # raised when what a stored part holds changes its meaning, so that old parts are not taken for new ones
 PART = 16  # images a stored part: what a kill can lose at the most
 Pair = tuple[str, str]  # method and layer
+ByPair = Mapping[Pair, np.ndarray]
+Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,7 @@ def raw_maps(
         for two in (indices[i : i + 2] for i in range(0, len(indices), 2)):
             images = preprocess(model, [dataset.image(i) for i in two], side)  # (2, 3, side, side)
             asked = torch.from_numpy(wanted[list(two)]) if facts["given"] else None
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that CAM exists on one layer only is said where the table is read
+            with warnings.catch_warnings(action="ignore"):  # that CAM has one layer is said where the table is read
                 images = images.flip(-1) if flip else images
                 out = localize(model, images, asked, layers, methods, alpha=alpha, rule=rule)
             found["logits"].append(out.logits.cpu().numpy())
@@ -119,6 +120,11 @@ def maps_of_scales(
     for scale in sorted({float(s) for s in scales} - {1.0}):
         found[scale] = raw_maps(model, dataset, layers=layers, methods=methods, scale=scale, **options)
     return dict(sorted(found.items()))
+
+
+def column(row: Mapping[Any, Any]) -> str:
+    """The name of a row's column in an image table: ``dgl Mixed_6e``, ``centred_gaussian``."""
+    return f"{row['method']} {row['layer']}".strip()
 
 
 def beside_weights(model: nn.Module) -> list[Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,7 +39,7 @@ class Scores:
     """Histograms of every row (method, layer and setting) on every image."""
 
     rows: pd.DataFrame  # columns method, layer, scales, kernel
-    hist: np.ndarray  # (rows, images, 4, 256) int32, regions as ``metrics.REGIONS``
+    hist: np.ndarray  # (rows, images, 4, 256) int32, regions as ``metrics.pixels.REGIONS``
     names: list[str]  # of the images
     labels: np.ndarray  # (images,) int64
     has_part: np.ndarray  # (images,) bool, whether an image's telling part is known
@@ -91,9 +91,8 @@ def score(
     """Post-process every map in the study's one order and count its pixels. The two trivial baselines come along.
     ``maps`` are raw maps by scale. Each of ``settings``, scales and closing kernel, makes a row for every layer of each
     of ``methods`` (None: all). Maps and masks are compared at a square of side ``size``, or as LID does at the
-    photograph's own size (None). Parts are kept in ``folder`` below a name made of all that determines them. An image
-    whose mask holds no object pixel has nothing to be found. It is left out, and a warning counts such images.
-    UserError: no image, a record without a mask, or no image with an object."""
+    photograph's own size (None). Parts are kept in ``folder`` below a name made of all that determines them. Images
+    without an object are left out and counted in a warning. UserError: no image, no mask, or no object at all."""
     what = f"{dataset.name} {dataset.split}"
     if not len(dataset):
         raise UserError(f"{what}: no image given, at least one needed")
@@ -181,7 +180,12 @@ def choose(hist: np.ndarray) -> int:
     return int(metrics.iou(hist).mean(0).argmax())
 
 
-def per_image(val: Scores, images: Scores, row: dict[str, Any], measure: str = "iou") -> np.ndarray:
+def better_baseline(val: Scores) -> str:
+    """The trivial baseline, "whole_image" or "centred_gaussian", with the higher mean IoU on validation."""
+    return max(BASELINES, key=lambda name: metrics.iou(val.find(method=name)).mean(0).max())
+
+
+def per_image(val: Scores, images: Scores, row: Mapping[Any, Any], measure: str = "iou") -> np.ndarray:
     """One row's ``measure`` (of ``MEASURES``) of each image (images,), percent, at the threshold chosen on ``val``."""
     return 100 * MEASURES[measure](images.find(**row))[:, choose(val.find(**row))]
 

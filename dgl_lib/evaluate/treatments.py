@@ -42,9 +42,8 @@ def candidates(by_scale: dict[float, Maps], layer: str) -> dict[float, Maps]:
         kept = {pair: m for pair, m in maps.maps.items() if pair[1] == layer or pair[0] == "cam"}
         if missing := sorted({"cam", "dgl"} - {method for method, _ in kept}):
             raise UserError(f"ablation_methods: {missing[0]!r} is missing, cam and dgl needed")
-        branches = kept["enhanced_map", layer], kept["pixel_selection", layer]
-        kept |= {(name, layer): m for name, m in fusions(*branches).items()}
-        result[scale] = Maps(kept, maps.logits, maps.classes)
+        fused = fusions(kept["enhanced_map", layer], kept["pixel_selection", layer])
+        result[scale] = Maps(kept | {(name, layer): m for name, m in fused.items()}, maps.logits, maps.classes)
     return result
 
 

@@ -7,10 +7,10 @@ nevertheless ends one pixel behind it, unless the map ends there. The published 
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +18,6 @@ import torch
 
 from dgl_lib.errors import UserError
 from dgl_lib.maps import normalise
-from dgl_lib.metrics.counts import Counts, Curve
 
 SIZE = 224  # side in pixels that maps and ground-truth boxes are brought to
 THRESHOLDS = np.arange(0, 1, 0.001)  # shares of the map's highest grey level: 0, 0.001 .. 0.999
@@ -47,11 +46,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = a[:, None], b[None]  # (n, 1, 4), (1, m, 4)
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1  # (n, m, 2)
     both = sides.clip(min=0).prod(-1)  # (n, m)
-    return both / (_area(a) + _area(b) - both)
-
-
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[..., 2:] - boxes[..., :2] + 1).prod(-1)
+    area_a, area_b = ((boxes[..., 2:] - boxes[..., :2] + 1).prod(-1) for boxes in (a, b))
+    return both / (area_a + area_b - both)
 
 
 def _checked(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -66,6 +62,19 @@ def _checked(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         wrong = boxes[~good.all(1)][0].tolist()
         raise UserError(f"box: {wrong} given, 0 <= x0 <= x1 <= {size[1]} and 0 <= y0 <= y1 <= {size[0]} needed")
     return boxes
+
+
+def masks_at(
+    instances: Sequence[np.ndarray], ignore: np.ndarray | None = None, size: int = SIZE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Object and ignore masks (size, size) bool: nearest neighbour, above 0.5, instances united, ignore minus object.
+    The masks given are (H, W), each of any size, bool or 0..255. UserError: no instance."""
+    if not len(instances):
+        raise UserError("masks: none given, at least one instance needed")
+    every = [*instances, *([] if ignore is None else [ignore])]
+    resized = [cv2.resize(m.astype(np.float32), (size, size), interpolation=cv2.INTER_NEAREST) > 0.5 for m in every]
+    mask = np.any(resized[: len(instances)], axis=0)
+    return mask, np.zeros_like(mask) if ignore is None else resized[-1] & ~mask
 
 
 @dataclass(frozen=True)
@@ -132,57 +141,3 @@ def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS, *, threads: i
     boxes = np.stack([x, y, np.minimum(x + w, width - 1), np.minimum(y + h, height - 1)], 1)  # (n, 4)
     largest = np.array([a + int(table[a:b, 4].argmax()) for a, b in pairwise(first.tolist())])
     return Found(boxes, first, largest, cut, (height, width))
-
-
-class _Hits(Counts):
-    """Images whose box is right at each of ``THRESHOLDS``: a curve of shares in 0..1 for each of ``names``.
-    One search of the ground-truth class's map serves every score. ``truth`` (n, 4) lies on that map (see ``scale``)."""
-
-    names: tuple = ()
-
-    def __init__(self) -> None:
-        super().__init__(hits=(len(self.names), len(THRESHOLDS)))
-
-    def compute(self) -> dict[Any, Curve]:
-        """The curves so far, by name. UserError: no image yet."""
-        return dict(zip(self.names, map(Curve, self.counts["hits"] / self.need_images()), strict=True))
-
-
-class MaxBoxAcc(_Hits):
-    """The box around the largest contour, right at IoU >= 0.5 with any ground-truth box; one threshold for the set."""
-
-    names: tuple = (0.5,)
-
-    def update(self, found: Found, truth: np.ndarray) -> None:
-        """Add an image. UserError: no box."""
-        self.add(hits=found.largest_iou(truth)[None] >= 0.5)  # (1, thresholds)
-
-    def score(self) -> float:
-        """The published score: the mean of the curves' peaks. It chooses thresholds on these very images."""
-        return float(np.mean([curve.peak for curve in self.compute().values()]))
-
-
-class MaxBoxAccV2(MaxBoxAcc):
-    """Every contour's box against every ground-truth box, at IoU >= 0.3, 0.5 and 0.7, each at its best threshold."""
-
-    names = (0.3, 0.5, 0.7)
-
-    def update(self, found: Found, truth: np.ndarray) -> None:
-        self.add(hits=found.best_iou(truth) >= np.array(self.names)[:, None])  # (3, thresholds)
-
-
-class Localization(_Hits):
-    """The box is right as MaxBoxAcc asks ("gt_known"), and its class is the first ("top1") or among 5 ("top5")."""
-
-    names = ("gt_known", "top1", "top5")
-
-    def update(self, found: Found, truth: np.ndarray, logits: np.ndarray, label: int) -> None:
-        """Add an image: boxes on the map of class ``label``, and ``logits`` (C,). Of equal logits the first leads.
-        UserError: no box, logits that are no numbers, or a label that is not among them."""
-        if logits.ndim != 1 or np.isnan(logits).any():
-            raise UserError(f"logits: shape {logits.shape}, {np.isnan(logits).sum()} NaN given, (C,) numbers needed")
-        if not 0 <= label < len(logits):
-            raise UserError(f"label: {label} given, 0..{len(logits) - 1} allowed")
-        before = (logits > logits[label]).sum() + (logits[:label] == logits[label]).sum()
-        among = np.array([True, before < 1, before < 5])
-        self.add(hits=among[:, None] & (found.largest_iou(truth) >= 0.5))  # (3, thresholds)

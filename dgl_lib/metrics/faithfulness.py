@@ -3,9 +3,8 @@
 insertion, deletion    Petsiuk, Das, Saenko: RISE, BMVC 2018
 randomised weights     Adebayo et al.: Sanity Checks for Saliency Maps, NeurIPS 2018
 
-TorchCAM's ``DeletionInsertionMetric`` computes the same areas (``tests/peers`` compares them). It is not used because
-it takes one baseline for both curves, breaks ties in reading order, and gives the mean over images alone. Quantus has
-deletion without the whole image, and a randomisation of absolute values. Captum has neither test.
+TorchCAM's ``DeletionInsertionMetric`` computes the same areas (``tests/peers`` compares them), but has one baseline for
+both curves, breaks ties in reading order, and gives the mean over images alone. Quantus tests otherwise, Captum not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,12 +63,9 @@ def curves(
     model: nn.Module, image: Tensor, label: int, maps: Mapping[Pair, Tensor], *, bf16: bool = False
 ) -> dict[Pair, np.ndarray]:
     """p_c after k / STEPS of an image's pixels, k = 0..STEPS, the most salient first: (2, STEPS + 1) for each map.
-
-        row 0, insertion: from the blurred image to the whole one      row 1, deletion: from the whole image to zeros
-
+    Row 0 is insertion, from the blurred image to the whole one. Row 1 is deletion, from the whole image to zeros.
     ``image`` is (3, H, H) float, normalised, so that zero is the mean colour, and ``maps`` are raw maps (h, w) of any
-    size. The model is in eval mode, on the image's device. Maps that agree to 1e-5 after min-max (CAM and DGL on the
-    last layer) share what is computed once."""
+    size. The model is in eval mode, on the image's device. Maps equal to 1e-5 after min-max are computed once."""
     asked = partial(probability, model, label=label, bf16=bf16)
     whole, gone, start = asked(torch.stack([image, torch.zeros_like(image), blur(image)]))
     found: dict[Pair, np.ndarray] = {}
@@ -91,9 +87,8 @@ def area(curve: np.ndarray) -> np.ndarray:
 
 def blocks(model: nn.Module, layers: Sequence[str]) -> dict[str, list[nn.Module]]:
     """Modules with weights of their own, from the head down: "head", each layer with what leads to it, "stem".
-    ``layers`` are dotted names in the order that both the data and the model's modules have. A module inside no layer
-    counts to the layer that follows it, before the first layer to the "stem" and after the last to the "head". Layers
-    without weights (pooling) are left out."""
+    ``layers`` are dotted names in the order of the model's modules. A module inside no layer counts to the layer that
+    follows it, before the first to the "stem", after the last to the "head". Layers without weights are left out."""
     modules = [(f"{name}.", module) for name, module in model.named_modules()]  # "a.b." starts with "a."
     end = {layer: max(i for i, (name, _) in enumerate(modules) if name.startswith(f"{layer}.")) for layer in layers}
     found: dict[str, list[nn.Module]] = {name: [] for name in ("stem", *layers, "head")}

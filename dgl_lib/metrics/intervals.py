@@ -48,16 +48,11 @@ def bootstrap(values: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Int
     if not len(x):
         raise UserError("bootstrap: no value that is a number, at least one needed")
     random = np.random.default_rng(seed)
-    # Some resamples at a time, so that memory stays small; the draws are those of one resample after the other.
-    rows = max(1, DRAWS // len(x))
-    means = np.concatenate(
-        [
-            x[random.integers(len(x), size=(min(rows, resamples - done), len(x)))].mean(1)
-            for done in range(0, resamples, rows)
-        ]
-    )
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(x.mean()), float(low), float(high), len(x))
+    rows = max(1, DRAWS // len(x))  # resamples at a time; the draws are those of one after the other
+    counts = (min(rows, resamples - done) for done in range(0, resamples, rows))
+    means = np.concatenate([x[random.integers(len(x), size=(count, len(x)))].mean(1) for count in counts])
+    low, high = np.quantile(means, [0.025, 0.975]).tolist()
+    return Interval(float(x.mean()), low, high, len(x))
 
 
 def two_samples(a: np.ndarray, b: np.ndarray) -> Interval:
@@ -66,5 +61,5 @@ def two_samples(a: np.ndarray, b: np.ndarray) -> Interval:
         raise UserError(f"two samples of {len(a)} and {len(b)} values given, at least one in each needed")
     random = np.random.default_rng(0)
     means = [[x[random.integers(len(x), size=len(x))].mean() for x in (a, b)] for _ in range(2000)]
-    low, high = np.quantile(np.subtract(*np.transpose(means)), [0.025, 0.975])
-    return Interval(float(a.mean() - b.mean()), float(low), float(high), len(a) + len(b))
+    low, high = np.quantile(np.subtract(*np.transpose(means)), [0.025, 0.975]).tolist()
+    return Interval(float(a.mean() - b.mean()), low, high, len(a) + len(b))
