@@ -1,10 +1,9 @@
 """Any classifier on any data set, without the study around it. One folder gets the tables that the notebooks make."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dgl_lib import data as library
-from dgl_lib.app.networks import Network, check_layers, default_layer
-from dgl_lib.app.networks import layers as layers_of
-from dgl_lib.data import Dataset, Subset
+from dgl_lib.app import networks
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import BASELINES, Maps, raw_maps, report, score
 from dgl_lib.evaluate.boxes import box_scores, box_table
@@ -27,7 +24,7 @@ from dgl_lib.training import pick_device
 
 
 def evaluate(
-    network: Network,
+    network: networks.Network,
     data: str,
     out: Path,
     *,
@@ -43,41 +40,38 @@ def evaluate(
     device: str = "auto",
     progress: bool = False,
 ) -> dict[str, pd.DataFrame]:
-    """Localize every image's own class, choose thresholds on "val" and report on ``split``.
+    """Localize every image's own class, choose thresholds on "val" and report on ``split``, which is "val" or "test".
 
-    Raw maps and histograms are kept in ``out/.parts``, so that the next call continues an evaluation that was broken
-    off. A manifest says how the tables were made.
+    ``data`` and ``root`` are as for ``data.load``, ``alpha`` and ``rule`` as for ``localize.localize``. No ``layers``
+    means the default one and the last, no ``methods`` all that exist there. ``size`` is the input's side in pixels, 0
+    for the network's own. ``limit`` keeps the first so many images of each class, 0 all. ``skip_unreadable`` leaves out
+    images that cannot be read, with a warning that counts them.
 
-    Args:
-        data, root: as for ``data.load``.
-        split: "test", or "val" while something is still being chosen. Scores of "val" are optimistic.
-        layers, methods: empty for the default layer and the last one, and for all methods that exist on the layers.
-        size: side of the input in pixels, 0 for the network's own.
-        limit: the first so many images of each class, 0 for all.
-        skip_unreadable: leave out images that cannot be read, with a warning that counts them.
-        alpha, rule: as for ``localize.localize``.
-
-    Returns:
-        tables by name, which are also written to ``out``: ``accuracy``, and with masks ``scores`` (``evaluate.report``)
-        or with boxes only ``boxes`` (``box_table``). With masks, ``images.csv`` holds the scores image by image.
-
-    Raises:
-        UserError: before long work, for whatever is unknown, missing, or does not fit the network.
-    """
+    Returns tables by name: ``accuracy``, and with masks ``scores`` (``evaluate.report``) or with boxes only ``boxes``
+    (``box_table``). They are written to ``out``, with a manifest and, for masks, the scores image by image. Raw maps
+    and histograms are kept in ``out/.parts``, so that the next call continues an evaluation that was broken off.
+    UserError: before long work, for whatever is unknown, missing, or does not fit the network."""
     if split not in ("val", "test"):
         raise UserError(f"split: {split!r} given, test or val allowed")
     if size and size < 32:
         raise UserError(f"size: {size} px given, at least 32 needed")
     network.model.to(pick_device(device))
     size = size or network.size
-    layers = layers or list(dict.fromkeys([default_layer(network), layers_of(network, device=device)[-1].name]))
-    check_layers(network, layers, size)
-    methods = _possible(network, size, layers, methods, alpha, rule)
+    if not layers:
+        last = networks.layers(network, device=device)[-1].name
+        layers = list(dict.fromkeys([networks.default_layer(network), last]))
+    networks.check_layers(network, layers, size)
+    image = preprocess(network.model, [np.zeros((64, 64, 3), np.uint8)], size)  # black; it tries the methods out
+    cam = gradients(network.model, image, None, layers, needs=("w_c",)).heads  # the layers on which CAM exists
+    methods = methods or [name for name in METHODS if cam or name != "cam"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that CAM exists on some of the layers only
+        localize(network.model, image, None, layers, methods, alpha=alpha, rule=rule)
 
-    listed = {s: library.load(data, s, root=root, per_class=limit, skip=False) for s in ("val", split)}
+    listed = {s: library.load(data, s, root=root, per_class=limit) for s in ("val", split)}
     parts = {s: _readable(network, part, skip_unreadable, progress) for s, part in listed.items()}
-    with_mask = all(part[0].mask is not None for part in parts.values())
     left_out = {s: len(listed[s]) - len(part) for s, part in parts.items()}
+    with_mask = all(part[0].mask is not None for part in parts.values())
     if not with_mask:
         parts = {s: _with_boxes(part) for s, part in parts.items()}
 
@@ -93,44 +87,22 @@ def evaluate(
     else:
         rows = [(*pair, "method") for pair in maps[split].maps] + [(name, "", "baseline") for name in BASELINES]
         chosen = pd.DataFrame(rows, columns=["method", "layer", "kind"])
-        which: list[dict[str, Any]] = chosen[["method", "layer"]].to_dict("records")  # type: ignore[assignment]
-        found = [box_scores(parts[s], {1.0: maps[s]}, which, **kept) for s in ("val", split)]
-        tables["boxes"] = box_table(chosen, found[0], found[1])
+        which = [{"method": method, "layer": layer} for method, layer, _ in rows]
+        before, after = (box_scores(parts[s], {1.0: maps[s]}, which, **kept) for s in ("val", split))
+        tables["boxes"] = box_table(chosen, before, after)
     for name, table in tables.items():
         write_table(out / f"{name}.csv", table)
     for stale in {"boxes"} if with_mask else {"scores", "images"}:
         (out / f"{stale}.csv").unlink(missing_ok=True)
-    manifest = {
-        "network": network.name,
-        "model_sha256": digest(network.model),
-        "data": data,
-        "data_sha256": {s: part.digest for s, part in parts.items()},
-        "images": {s: len(part) for s, part in parts.items()},
-        "left_out": left_out,
-        "split": split,
-        "per_class": limit,
-        **how,
-        "versions": versions(),
-        "hardware": hardware(),
-    }
-    write_text(out / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    facts: dict[str, Any] = {"network": network.name, "model_sha256": digest(network.model), "data": data}
+    facts |= {"data_sha256": {s: part.digest for s, part in parts.items()}}
+    facts |= {"images": {s: len(part) for s, part in parts.items()}, "left_out": left_out}
+    facts |= {"split": split, "per_class": limit, **how, "versions": versions(), "hardware": hardware()}
+    write_text(out / "manifest.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     return tables
 
 
-def _possible(
-    network: Network, size: int, layers: Sequence[str], methods: Sequence[str], alpha: float, rule: str
-) -> Sequence[str]:
-    """The methods asked for, or all that exist on the layers. A black image tries them out, before long work."""
-    image = preprocess(network.model, [np.zeros((64, 64, 3), np.uint8)], size)
-    cam = gradients(network.model, image, None, layers, needs=("w_c",)).heads  # the layers on which CAM exists
-    methods = methods or [name for name in METHODS if cam or name != "cam"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that CAM exists on some of the layers only
-        localize(network.model, image, None, layers, methods, alpha=alpha, rule=rule)
-    return methods
-
-
-def _readable(network: Network, part: Dataset, skip: bool, progress: bool) -> Dataset:
+def _readable(network: networks.Network, part: library.Dataset, skip: bool, progress: bool) -> library.Dataset:
     """The images of the network's classes that can be read. All are decoded here, before hours of work."""
     # A label is a place in the network's head. A checkpoint of this project knows its classes by name as well.
     named = isinstance(network.model, Classifier)
@@ -145,24 +117,19 @@ def _readable(network: Network, part: Dataset, skip: bool, progress: bool) -> Da
     return part
 
 
-def _with_boxes(part: Dataset) -> Dataset:
+def _with_boxes(part: library.Dataset) -> library.Dataset:
     """The images with a ground-truth box. A warning counts the others."""
     there = [i for i in range(len(part)) if len(part[i].boxes)]
     if not there:
         raise UserError(f"{part.name} {part.split}: no image has a mask or a box, nothing can be scored")
     if len(there) < len(part):
         warnings.warn(f"{part.name} {part.split}: {len(part) - len(there)} images without a box left out", stacklevel=3)
-        return Subset(part, there)
+        return library.Subset(part, there)
     return part
 
 
-def accuracy(part: Dataset, maps: Maps) -> pd.DataFrame:
+def accuracy(part: library.Dataset, maps: Maps) -> pd.DataFrame:
     """Top-1 of the classifier and of always answering the most frequent class: answer, mean, low, high, n (shares)."""
-    answers = {
-        "classifier": maps.logits.argmax(1),
-        "majority class": np.full(len(part), np.bincount(part.labels).argmax()),
-    }
+    answers = {"classifier": maps.logits.argmax(1), "majority class": np.bincount(part.labels).argmax()}
     found = {name: bootstrap((answer == part.labels).astype(float)) for name, answer in answers.items()}
-    return pd.DataFrame(
-        [{"answer": name, "mean": x.mean, "low": x.low, "high": x.high, "n": len(part)} for name, x in found.items()]
-    )
+    return pd.DataFrame([{"answer": name, **asdict(x)} for name, x in found.items()])

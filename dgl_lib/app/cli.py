@@ -1,14 +1,12 @@
 """The command line, such as ``dgl localize photo.jpg``. Each command imports what it needs when it is called."""
 
-from __future__ import annotations
-
-import functools
 import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from dgl_lib.app.networks import Network
 
 PATH = click.Path(path_type=Path)
-UNTIL = ["train", "evaluate", "notebooks"]
 
 
 def _examples(*lines: str) -> str:
@@ -42,12 +39,8 @@ def commands() -> None:
       DGL_WSOL_METADATA  folder of wsolevaluation's lists; if unset, DGL_DATA/metadata
       DGL_WEIGHTS        file of ImageNet weights; if unset, they are downloaded
 
-    \b
-    Exit status:
-      0    done
-      1    unreadable photographs, incomplete data, or tables that differ
-      2    a mistake in what was asked for, or a file that cannot be read or written
-      130  interrupted
+    Exit status: 0 done; 1 unreadable photographs, incomplete data, or tables that differ; 2 a mistake in what was asked
+    for, or a file that cannot be read or written; 130 interrupted.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("papermill", "traitlets", "httpx"):
@@ -66,7 +59,7 @@ def on_a_network(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--model", metavar="NAME", help="A torchvision classifier instead, such as resnet50.")
     @click.option("--weights", default="DEFAULT", metavar="NAME|PATH|none", help="Of --model: by name or from a file.")
     @click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.")
-    @functools.wraps(command)
+    @wraps(command)
     def opened(checkpoint: str | None, model: str | None, weights: str, **others: Any) -> None:
         from dgl_lib.app.networks import open_network
 
@@ -76,16 +69,12 @@ def on_a_network(command: Callable[..., None]) -> Callable[..., None]:
     return opened
 
 
-def listed(of: Callable[[str], Any], what: str) -> Callable[..., tuple[Any, ...]]:
-    """A callback that reads an option's values, separated by commas."""
-
-    def read(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[Any, ...]:
-        try:
-            return tuple(of(item.strip()) for item in text.split(",")) if text else ()
-        except ValueError:
-            raise click.BadParameter(f"{text!r} given, {what} separated by commas allowed") from None
-
-    return read
+def listed(of: Callable[[str], Any], _context: click.Context, _option: click.Parameter, text: str | None) -> tuple:
+    """Read an option's values, separated by commas."""
+    try:
+        return tuple(of(item.strip()) for item in text.split(",")) if text else ()
+    except ValueError:
+        raise click.BadParameter(f"{text!r} given, numbers separated by commas allowed") from None
 
 
 def print_json(document: object) -> None:
@@ -93,56 +82,36 @@ def print_json(document: object) -> None:
     click.echo(json.dumps(document, indent=1, ensure_ascii=False))
 
 
-@commands.command(
-    epilog=_examples("dgl localize photo.jpg", "dgl localize photos --scales 0.75,1,1.25 --close 0.06 --class roundear")
-)
+@commands.command(epilog=_examples("dgl localize photo.jpg", "dgl localize photos --scales 0.75,1,1.25 --close 0.06"))
 @click.argument("photographs", nargs=-1, required=True)
 @on_a_network
 @click.option("--layer", metavar="NAME", help="See `dgl layers`. Default: Mixed_6e, conv5_3, layer3.5 or the last one.")
 @click.option("--method", default="dgl", help="dgl, cam, grad_cam, layer_cam, pixel_selection, ...")
-@click.option("--class", "wanted", metavar="NAME|INDEX", help="The class to look for. Default: the predicted one.")
-@click.option("--scales", default="1", callback=listed(float, "numbers"), help="Input sides, 1 for the network's own.")
+@click.option("--class", "label", metavar="NAME|INDEX", help="The class to look for. Default: the predicted one.")
+@click.option("--scales", default="1", callback=partial(listed, float), help="Input sides, 1 for the network's own.")
 @click.option("--close", default=0.0, help="Closing kernel as a fraction of the longer side, such as 0.06.")
 @click.option("--threshold", type=float, help="Share of the map's range, in (0, 1]. Default: Otsu's for each map.")
 @click.option("--out", default="localized", type=PATH, help="Folder for what is written.")
 @click.option("--npy", is_flag=True, help="Write maps as float32 .npy instead of 16-bit PNG.")
 @as_json
 def localize(
-    network: Network,
-    photographs: tuple[str, ...],
-    layer: str | None,
-    wanted: str | None,
-    out: Path,
-    npy: bool,
-    device: str,
-    as_json: bool,
-    **how: Any,
+    network: "Network", photographs: tuple[str, ...], out: Path, npy: bool, device: str, as_json: bool, **how: Any
 ) -> None:
     """Find the object in PHOTOGRAPHS, which are files, folders or globs.
 
     For each photograph, OUT gets NAME.overlay.png (the map's colours and the boxes over the photograph) and
-    NAME.map.png (16-bit grey, 0 to 65535). OUT/boxes.json describes all of them in COCO's form. A photograph is
-    squashed to the network's square input and never cropped, so the map covers all of it. If a photograph cannot be
-    read, it is named, the others are done, and the status is 1.
+    NAME.map.png (16-bit grey, 0 to 65535). OUT/boxes.json describes all of them in COCO's form. The map covers all of
+    the photograph, which is squashed and never cropped. If one cannot be read, the others are done and the status is 1.
     """
-    from tqdm import tqdm
-
     from dgl_lib.app import networks, predict
 
-    label = None if wanted is None else network.find_class(wanted)
-    settings = predict.How(layer or networks.default_layer(network, how["method"]), label=label, **how)
-
-    def tell(line: str, failed: bool) -> None:
-        if failed or not as_json:
-            tqdm.write(line, file=sys.stderr if failed else sys.stdout)
-
-    document = predict.localize_files(
-        network, photographs, out, settings, npy=npy, device=device, progress=True, tell=tell
-    )
+    how["label"] = None if how["label"] is None else network.find_class(how["label"])
+    how["layer"] = how["layer"] or networks.default_layer(network, how["method"])
+    done = predict.localize_files(network, photographs, out, predict.How(**how), npy=npy, device=device, quiet=as_json)
     if as_json:
-        print_json(document)
-    if failed := document["info"]["failed"]:
-        click.echo(f"{len(failed)} of {len(failed) + len(document['images'])} photographs were not localized", err=True)
+        print_json(done)
+    if failed := done["info"]["failed"]:
+        click.echo(f"{len(failed)} of {len(failed) + len(done['images'])} photographs were not localized", err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -150,46 +119,43 @@ def localize(
 @on_a_network
 @click.option("--size", type=int, help="Side of the input in pixels. Default: the network's own.")
 @as_json
-def layers(network: Network, device: str, size: int | None, as_json: bool) -> None:
+def layers(network: "Network", device: str, size: int | None, as_json: bool) -> None:
     """List the layers a network can be localized on: channels, size and stride of the map, and whether CAM exists.
 
-    Of a torchvision model, these are the modules with at most one dot in their name. Deeper ones can be used as well,
-    by their dotted names. Layers that put their channels last, such as Swin's and some of ConvNeXt's, are not listed
-    and are refused.
+    Of a torchvision model, these are the modules with at most one dot in their name; deeper ones work as well. Layers
+    that put their channels last, such as Swin's, are not listed and are refused.
     """
     from dgl_lib.app import networks
 
-    rows = networks.layers(network, size, device)
+    rows, size = networks.layers(network, size, device), size or network.size
     if as_json:
-        print_json({"network": network.name, "size": size or network.size, "layers": [row._asdict() for row in rows]})
+        print_json({"network": network.name, "size": size, "layers": [row._asdict() for row in rows]})
         return
-    click.echo(f"{network.name}: {len(network.classes)} classes, input {size or network.size} px")
+    click.echo(f"{network.name}: {len(network.classes)} classes, input {size} px")
     click.echo(f"{'layer':<24} {'channels':>8} {'map':>9} {'stride':>6}  CAM")
     for row in rows:
-        shape = f"{row.height}x{row.width}"
-        click.echo(f"{row.name:<24} {row.channels:>8} {shape:>9} {row.stride:>6g}  {'yes' if row.cam else '-'}")
+        at, cam = f"{row.height}x{row.width}", "yes" if row.cam else "-"
+        click.echo(f"{row.name:<24} {row.channels:>8} {at:>9} {row.stride:>6g}  {cam}")
 
 
-@commands.command(
-    epilog=_examples("dgl evaluate creatures --limit 5", "dgl evaluate ilsvrc --root ILSVRC --model resnet50")
-)
+@commands.command(epilog=_examples("dgl evaluate creatures --limit 5", "dgl evaluate ilsvrc --model resnet50"))
 @click.argument("data")
 @on_a_network
 @click.option("--root", metavar="FOLDER", help="Folder of the data. Default: $DGL_DATA.")
 @click.option("--split", default="test", type=click.Choice(["test", "val"]), help="The images that are scored.")
-@click.option("--layers", metavar="A,B", callback=listed(str, "names"), help="Default: the usual one and the last.")
-@click.option("--methods", metavar="A,B", callback=listed(str, "names"), help="Default: all of them.")
+@click.option("--layers", metavar="A,B", callback=partial(listed, str), help="Default: the usual one and the last.")
+@click.option("--methods", metavar="A,B", callback=partial(listed, str), help="Default: all of them.")
 @click.option("--size", default=0, help="Side of the input in pixels, 0 for the network's own.")
 @click.option("--limit", default=0, help="Only the first so many images of each class, 0 for all.")
 @skip_unreadable
 @click.option("--out", default="evaluated", type=PATH, help="Folder for what is written.")
 @as_json
-def evaluate(network: Network, data: str, out: Path, as_json: bool, **what: Any) -> None:
+def evaluate(network: "Network", data: str, out: Path, as_json: bool, **what: Any) -> None:
     """Score a classifier's maps on DATA, with thresholds from the validation split.
 
     DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid or folder. OUT gets accuracy.csv. With masks it
-    gets scores.csv and images.csv (pixel scores of the set and of each image), and with boxes only it gets boxes.csv.
-    `dgl results OUT` prints them again. All images are read first, so that a broken one is reported before any work.
+    gets scores.csv and images.csv (pixel scores of the set and of each image), with boxes only boxes.csv. `dgl results
+    OUT` prints them again. All images are read first, so that a broken one is reported before any work.
     """
     from dgl_lib.app import assess, export
 
@@ -238,12 +204,9 @@ def on_a_profile(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--only", multiple=True, metavar="05", help="Run this notebook instead of 01 to 04. May be repeated.")
 @click.option("--all", "every", is_flag=True, help="Run all notebooks.")
 @click.option("--out", type=PATH, help="Folder for the results. Default: results/PROFILE.")
-@click.option("--until", default="notebooks", type=click.Choice(UNTIL), help="Stop after training, or after the maps.")
+@click.option("--until", default="notebooks", type=click.Choice(["train", "evaluate", "notebooks"]), help="Stop there.")
 def study(only: tuple[str, ...], every: bool, **options: Any) -> None:
-    """Train, localize and run notebooks 01 to 04 with the parameters of PROFILE.
-
-    A run that was broken off continues where it stood, because finished training and maps are kept.
-    """
+    """Train, localize and run notebooks 01 to 04 with PROFILE's parameters, or continue where a run was broken off."""
     from dgl_lib.study import runner
 
     if only and every:
@@ -258,16 +221,14 @@ def train(**options: Any) -> None:
     _run("train", until="train", **options)
 
 
-def _run(
-    command: str, profile: str, settings: tuple[str, ...], skip_unreadable: bool, quiet: bool, **options: Any
-) -> None:
+def _run(command: str, profile: str, settings: tuple[str, ...], skip_unreadable: bool, quiet: bool, **to: Any) -> None:
     from dgl_lib.study import runner
     from dgl_lib.study.profile import read_profile
 
     settings += ("skip_unreadable=true",) * skip_unreadable
     typed = " ".join(["dgl", command, profile, *(f"--set {setting}" for setting in settings)])
     chosen = read_profile(profile, settings)
-    click.echo(f"done: {runner.run(chosen, name=profile, command=typed, progress=not quiet, **options)}")
+    click.echo(f"done: {runner.run(chosen, name=profile, command=typed, progress=not quiet, **to)}")
 
 
 @commands.command()
@@ -294,10 +255,8 @@ def readme(check: bool) -> None:
 @click.option("--format", "form", default="markdown", type=click.Choice(["markdown", "latex", "csv", "json"]))
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 def results(profiles: tuple[str, ...], table: str | None, form: str) -> None:
-    """Print a table of results/PROFILE. Without a PROFILE, print it for all profiles that have claims.
-
-    A PROFILE can also be a folder that `dgl evaluate` wrote. Its default table is scores or boxes.
-    """
+    """Print a table of results/PROFILE, or of a folder that `dgl evaluate` wrote (by default scores or boxes). Without
+    a PROFILE, print it for all profiles that have claims."""
     from dgl_lib.app import export
 
     click.echo(export.render({name: export.read(name, table) for name in profiles or export.profiles()}, form))
@@ -311,10 +270,8 @@ def compare(a: Path, b: Path, digits: int) -> None:
     """Compare the CSV tables of two results folders number by number. If any table differs, the status is 1."""
     from dgl_lib.app import export
 
-    lines = export.compare(a, b, digits)
-    for line in lines:
-        click.echo(line)
-    if lines:
+    if lines := export.compare(a, b, digits):
+        click.echo("\n".join(lines))
         raise click.exceptions.Exit(1)
 
 
@@ -323,17 +280,15 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
-            status = commands(standalone_mode=False)
+            sys.exit(commands(standalone_mode=False))
     except click.ClickException as error:
         error.show()
-        status = error.exit_code
+        sys.exit(error.exit_code)
     except BrokenPipeError:  # whoever read the output has enough, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
     except (UserError, OSError) as error:
         click.echo(f"error: {error}", err=True)
-        status = 2
+        sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; the same command continues where it stood", err=True)
-        status = 130
-    sys.exit(status)
+        sys.exit(130)

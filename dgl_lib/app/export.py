@@ -1,8 +1,7 @@
 """Tables of ``results/`` and of `dgl evaluate`: printed for reading and for papers, and compared number by number."""
 
-from __future__ import annotations
-
 import csv
+import io
 import json
 import math
 import re
@@ -15,34 +14,25 @@ import pandas as pd
 from dgl_lib.errors import UserError
 from dgl_lib.study import paths
 
-FORMATS = ("markdown", "latex", "csv", "json")
-DEFAULTS = ("claims", "scores", "boxes")  # the first of them that exists is shown where no table is named
-
 
 def profiles() -> list[str]:
     """The profiles that have claims in ``results/``."""
     return sorted(path.parent.name for path in (paths.project_root() / "results").glob("[!.]*/claims.csv"))
 
 
-def tables_of(profile: str) -> dict[str, Path]:
-    """The CSV files of a profile, or of a folder that `dgl evaluate` wrote, by their path without the ending."""
+def read(profile: str, name: str | None = None) -> pd.DataFrame:
+    """A table of a profile, or of a folder that `dgl evaluate` wrote. Its name may lack the folder and the notebook's
+    number (``scores`` for ``03_scores``). Without a name it is claims, scores or boxes. UserError: no table has that
+    name, or several have."""
     own = paths.project_root() / "results" / (".quick" if profile == "quick" else profile)
     for folder in (own, Path(profile)):
         if files := sorted(folder.glob("*.csv")) + sorted(folder.glob("*/*.csv")):
-            return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
-    there = ", ".join(profiles()) or "none"
-    raise UserError(f"results: {profile!r} given, a folder with tables or one of these profiles allowed: {there}")
-
-
-def read(profile: str, name: str | None = None) -> pd.DataFrame:
-    """A profile's or a folder's table. Its name may lack the folder and the notebook's number: ``scores`` is found as
-    ``03_scores``. Without a name it is the first of ``DEFAULTS`` that exists.
-
-    Raises:
-        UserError: no table has that name, or several have.
-    """
-    tables = tables_of(profile)
-    name = name or next((default for default in DEFAULTS if default in tables), DEFAULTS[0])
+            break
+    else:
+        there = ", ".join(profiles()) or "none"
+        raise UserError(f"results: {profile!r} given, a folder with tables or one of these profiles allowed: {there}")
+    tables = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    name = name or next((default for default in ("claims", "scores", "boxes") if default in tables), "claims")
     short = re.compile(rf"(.*/)?(\d+_)?{re.escape(name)}")
     found = [name] if name in tables else [key for key in tables if short.fullmatch(key)]
     if len(found) != 1:
@@ -51,20 +41,17 @@ def read(profile: str, name: str | None = None) -> pd.DataFrame:
 
 
 def render(tables: Mapping[str, pd.DataFrame], form: str) -> str:
-    """Tables by profile as text in one of ``FORMATS``. Markdown and LaTeX (booktabs) round to two decimals and print a
+    """Tables by profile as text. Markdown and LaTeX (booktabs) round to two decimals and print a
     table for each profile. CSV and JSON keep every digit and print one table whose first column is the profile."""
-    if form not in FORMATS:
-        raise UserError(f"format: {form!r} given, {', '.join(FORMATS)} allowed")
+    if form not in ("markdown", "latex", "csv", "json"):
+        raise UserError(f"format: {form!r} given, markdown, latex, csv, json allowed")
     if form == "markdown":
         return "\n\n".join(f"**{name}**\n\n{_markdown(table)}" for name, table in tables.items())
     if form == "latex":
-        two = "{:z.2f}".format
-        return "\n".join(
-            table.to_latex(index=False, escape=True, float_format=two, na_rep="", caption=name.replace("_", r"\_"))
-            for name, table in tables.items()
-        ).rstrip("\n")
-    both = pd.concat([table.assign(profile=name) for name, table in tables.items()], ignore_index=True)
-    both = both[["profile", *(column for column in both if column != "profile")]]
+        how: dict[str, Any] = {"index": False, "escape": True, "float_format": "{:z.2f}".format, "na_rep": ""}
+        texts = [table.to_latex(caption=name.replace("_", r"\_"), **how) for name, table in tables.items()]
+        return "\n".join(texts).rstrip("\n")
+    both = pd.concat(dict(tables), names=["profile"]).reset_index("profile")
     if form == "csv":
         return both.to_csv(index=False, lineterminator="\n").rstrip("\n")
     return json.dumps(records(both), indent=1, ensure_ascii=False)
@@ -81,18 +68,11 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return json.loads(table.to_json(orient="records", double_precision=15))
 
 
-# ------------------------------------------------------------------------------------------------------ comparing
-
-
 def compare(a: Path, b: Path, digits: int = 6) -> list[str]:
     """How the CSV files below two folders differ, one line for each file that does.
 
     Numbers are rounded to ``digits`` significant digits and may then differ by one in the last. Numbers below 1e-12
-    count as zero. All other cells must be equal as text.
-
-    Raises:
-        UserError: a folder does not exist, or neither holds a CSV file.
-    """
+    count as zero. All other cells must be equal as text. UserError: a folder is missing, or no CSV file is there."""
     for folder in (a, b):
         if not folder.is_dir():
             raise UserError(f"compare: {str(folder)!r} is not a folder")
@@ -106,7 +86,7 @@ def compare(a: Path, b: Path, digits: int = 6) -> list[str]:
 
 def _difference(a: Path, b: Path, digits: int) -> str:
     """What differs between two CSV files, in words. Empty if nothing does."""
-    one, other = _cells(a), _cells(b)
+    one, other = (list(csv.reader(io.StringIO(file.read_bytes().decode(), newline=""))) or [[]] for file in (a, b))
     if one[0] != other[0]:
         return f"columns {', '.join(one[0])} and {', '.join(other[0])}"
     if list(map(len, one)) != list(map(len, other)):
@@ -118,11 +98,6 @@ def _difference(a: Path, b: Path, digits: int) -> str:
         if not _same(x, y, digits)
     ]
     return f"{len(different)} cells, the first in {different[0]}" if different else ""
-
-
-def _cells(path: Path) -> list[list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file)) or [[]]
 
 
 def _same(x: str, y: str, digits: int) -> bool:
