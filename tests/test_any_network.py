@@ -5,8 +5,6 @@ gives with nothing after it, the gradients are taken through its second part. La
 forward differentiation, which knows no hook of ours but the one that puts S in. Float64, so that equal means equal.
 """
 
-from __future__ import annotations
-
 import gc
 import weakref
 from collections import Counter, OrderedDict
@@ -108,7 +106,7 @@ def loss(logits: Tensor, alpha: float = 10.0) -> Tensor:
     return (logits.logsumexp(1) - alpha * logits[torch.arange(len(CLASSES)), CLASSES]).sum()
 
 
-# ------------------------------------------------------------------------------------------------ the true gradients
+# the true gradients
 
 
 def test_layers_of_the_main_path_equal_the_networks_own_halves(network: Network) -> None:
@@ -185,7 +183,7 @@ def test_a_layer_alone_gives_what_it_gives_among_others(network: Network) -> Non
             torch.testing.assert_close(X, Y, rtol=1e-10, atol=1e-10 * float(Y.abs().max()))
 
 
-# ------------------------------------------------------------------------------------------------------------- CAM
+# CAM
 
 
 @pytest.mark.filterwarnings("ignore:cam needs")
@@ -224,7 +222,7 @@ def test_densenet_has_no_layer_for_cam() -> None:
     assert (dgl - cam).abs().max() > 0.1  # the functional ReLU comes again: G_J is 0 where S is, not constant in space
 
 
-# --------------------------------------------------------------------------------------------- nothing is left behind
+# nothing is left behind
 
 
 def mix(model: nn.Module) -> None:
@@ -330,7 +328,7 @@ def test_no_graph_and_no_tensor_is_left_after_two_hundred_calls() -> None:
     assert hooks(model) == 0 and all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
-# ---------------------------------------------------------------------------------------------- one pass for all
+# one pass for all
 
 
 @pytest.mark.filterwarnings("ignore:cam needs")
@@ -358,7 +356,7 @@ def test_all_methods_and_layers_share_one_forward_and_two_backward_passes(
     assert all(set(out.maps[method]) == set(layers) for method in methods)
 
 
-# ------------------------------------------------------------------------------------------------- what is refused
+# what is refused
 
 
 def resnet() -> nn.Module:
@@ -429,7 +427,7 @@ def test_the_patches_of_a_transformer_are_a_feature_map() -> None:
     assert found.S.shape == (2, 8, 2, 2) and found.G_c.abs().max() > 0
 
 
-# ------------------------------------------------------------------------------------------------------------ timm
+# timm
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The command line: what reaches the library, what it says when asked wrongly, and with which status it ends."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -84,11 +82,8 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_what_reaches_the_study(runner: SimpleNamespace) -> None:
-    assert dgl("train", "creatures", "--set", "epochs=2", "--set", "seed=1", "--quiet") == (
-        0,
-        "done: results/mine\n",
-        "",
-    )
+    done = dgl("train", "creatures", "--set", "epochs=2", "--set", "seed=1", "--quiet")
+    assert done == (0, "done: results/mine\n", "")
     assert dgl("study", "pets", "--until", "evaluate", "--skip-unreadable", "--out", "elsewhere")[0] == 0
     assert dgl("study", "quick", "--only", "05", "--only", "07")[0] == dgl("study", "quick", "--all")[0] == 0
     typed = "dgl train creatures --set epochs=2 --set seed=1"
@@ -177,11 +172,8 @@ def test_results_in_every_format(results: Path) -> None:
     assert text.endswith("\n| C5 & more_ | 1.23 |\n| C3 \\| 1e5 | |\n| C4 | 0.00 |\n")
     text = shown("mine", "--format", "latex")
     assert r"C5 \& more\_ & 1.23 \\" in text and "C4 & 0.00" in text and r"\toprule" in text
-    assert shown("--format", "csv").splitlines()[:3] == [
-        "profile,claim,measured",
-        "mine,C5 & more_,1.23456789",
-        "mine,C3 | 1e5,",
-    ]
+    lines = shown("--format", "csv").splitlines()
+    assert lines[:3] == ["profile,claim,measured", "mine,C5 & more_,1.23456789", "mine,C3 | 1e5,"]
     rows = [("C5 & more_", 1.23456789), ("C3 | 1e5", None), ("C4", -0.001)]
     expected = [{"profile": "mine", "claim": claim, "measured": measured} for claim, measured in rows]
     assert json.loads(shown("--json")) == expected == json.loads(shown("--format", "json"))

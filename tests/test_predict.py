@@ -1,13 +1,12 @@
 """Photographs in, maps, overlays and boxes out; classifiers opened by name."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
@@ -143,9 +142,8 @@ def test_localize_from_end_to_end(photographs: Path, tmp_path: Path) -> None:
     assert document == json.loads((out / "boxes.json").read_text())
     assert [(i["width"], i["height"], i["category_id"]) for i in document["images"]] == [(200, 100, 3), (64, 96, 3)]
     assert document["categories"][3] == {"id": 3, "name": "roundear"}
-    assert sorted(p.name for p in out.rglob("*.*")) == [
-        *("a.map.png", "a.overlay.png", "b.map.png", "b.overlay.png", "boxes.json"),
-    ]
+    written = ["a.map.png", "a.overlay.png", "b.map.png", "b.overlay.png", "boxes.json"]
+    assert sorted(p.name for p in out.rglob("*.*")) == written
     m = np.array(Image.open(out / "a.map.png"))
     assert m.dtype == np.uint16 and m.shape == (100, 200) and m.min() == 0 and m.max() == 65535
     mask = np.round(m / 65535 * 255) >= 153
@@ -196,11 +194,7 @@ def test_bad_photographs_are_named_and_the_others_done(photographs: Path, tmp_pa
     ],
 )
 def test_mistakes_are_told_before_any_photograph_is_opened(
-    monkeypatch: pytest.MonkeyPatch,
-    photographs: Path,
-    tmp_path: Path,
-    arguments: list[str],
-    said: str,
+    monkeypatch: pytest.MonkeyPatch, photographs: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     monkeypatch.setattr(predict, "read_image", None)
     out = tmp_path / "out"
@@ -258,8 +252,6 @@ def test_torchvision_by_name(tmp_path: Path) -> None:
     again = open_network(model="squeezenet1_1", weights="none")
     assert all(torch.equal(a, b) for a, b in zip(network.model.parameters(), again.model.parameters(), strict=True))
 
-    import torchvision
-
     other = torchvision.models.squeezenet1_1(num_classes=3)
     torch.save(other.state_dict(), tmp_path / "mine.pth")
     mine = open_network(model="squeezenet1_1", weights=str(tmp_path / "mine.pth"))
@@ -279,8 +271,6 @@ def test_torchvision_by_name(tmp_path: Path) -> None:
 
 
 def test_layers_of_a_network_that_is_not_ours() -> None:
-    import torchvision
-
     model = torchvision.models.resnet18(num_classes=2)
     rows = networks.layers(networks.Network(model, "r", ("0", "1"), 64), 64, "cpu")
     by_name = {row.name: row for row in rows}
@@ -350,12 +340,7 @@ def test_a_map_with_its_channels_last_is_refused() -> None:
     ],
 )
 def test_localize_with_a_torchvision_network(
-    monkeypatch: pytest.MonkeyPatch,
-    photographs: Path,
-    tmp_path: Path,
-    model: str,
-    layer: str,
-    wrong: str,
+    photographs: Path, tmp_path: Path, model: str, layer: str, wrong: str
 ) -> None:
     """Random weights, at a small input: what is written and what is refused."""
     out = tmp_path / "out"
@@ -370,8 +355,6 @@ def test_localize_with_a_torchvision_network(
 @pytest.mark.parametrize("failure", [OSError("no\nnetwork"), RuntimeError("invalid hash value")])
 def test_weights_by_name_are_torchvisions(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
     """Asked for with the check of their SHA-256; what fails on the way is one line."""
-    import torchvision
-
     asked: list[tuple[str, dict]] = []
     state = torchvision.models.shufflenet_v2_x0_5().state_dict()
 
