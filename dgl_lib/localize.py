@@ -11,8 +11,6 @@ Source: Tan et al., Dual-Gradients Localization Framework, ACM MM 2020, doi 10.1
 Maps are raw and signed. A formula has a ReLU only where its own paper has one; nothing is normalised here.
 """
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Sequence

@@ -5,8 +5,6 @@
 Every function takes and gives maps (..., h, w) and treats each map by itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

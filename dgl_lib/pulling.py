@@ -5,8 +5,6 @@
 One image is run up to the tapped layer, and its moved features from there on (``taps.replace``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 

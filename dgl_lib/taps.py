@@ -1,7 +1,5 @@
 """Read a module's output or put another tensor in its place, with forward hooks that are always removed."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 A run lives in one folder. If it is killed, the next call goes on from its last save and ends with the same weights.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import time

@@ -18,7 +18,6 @@ from torchvision.models.inception import BasicConv2d, InceptionA, InceptionB, In
 
 from dgl_lib.errors import UserError
 from dgl_lib.models import (
-    SPG_PLAIN_LAYERS,
     SPGPlain,
     committed_checkpoint,
     digest,
@@ -96,9 +95,9 @@ def test_odd_and_oblong_inputs(shape: tuple[int, int]) -> None:
 
 def test_the_layer_table_is_the_network_s() -> None:
     rows = {name: channels for name, channels, *_ in TABLE}
-    names = [layer.name for layer in SPG_PLAIN_LAYERS]
+    names = [layer.name for layer in SPGPlain.layers]
     assert names == [row[0] for row in TABLE if row[0].startswith(("Mixed", "add"))] and len(names) == 10
-    assert all(rows[layer.name] == layer.channels and layer.stride == 8 for layer in SPG_PLAIN_LAYERS)
+    assert all(rows[layer.name] == layer.channels and layer.stride == 8 for layer in SPGPlain.layers)
 
 
 @pytest.mark.parametrize(("width", "millions"), [(1.0, 25.5), (0.25, 1.6)])

@@ -22,26 +22,4 @@ from dgl_lib.models.weights import committed_checkpoint, digest, load_checkpoint
 #: the study looks at most closely.
 NETWORKS: dict[str, Callable[..., Classifier]] = {f.__name__: f for f in (spg_plain, vgg16_gap, resnet50_se)}
 LAYERS = {network.architecture: network.layers for network in (SPGPlain, VGG16Gap, ResNet50SE)}
-SPG_PLAIN_LAYERS = SPGPlain.layers
 LAYER = {network.architecture: network.layer for network in (SPGPlain, VGG16Gap, ResNet50SE)}
-
-__all__ = [
-    "LAYER",
-    "LAYERS",
-    "NETWORKS",
-    "SPG_PLAIN_LAYERS",
-    "Classifier",
-    "Layer",
-    "ResNet50SE",
-    "SPGPlain",
-    "VGG16Gap",
-    "committed_checkpoint",
-    "digest",
-    "load_checkpoint",
-    "preprocess",
-    "resnet50_se",
-    "save_checkpoint",
-    "spg_plain",
-    "squash",
-    "vgg16_gap",
-]

@@ -1,7 +1,5 @@
 """What all classifiers of the study share: a table of layers, frozen batch norms, preprocessing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Self
 

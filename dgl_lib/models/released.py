@@ -2,8 +2,6 @@
 ResNet50-SE is ResNet-50 with a gate in each block and its last group at stride 1.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Parameter names are torchvision's, so ImageNet weights load as they are.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path

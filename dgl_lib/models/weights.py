@@ -1,7 +1,5 @@
 """Weights: random, torchvision's or from a file; trained ones to a file and back; their digest."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -9,8 +9,6 @@ The caller computes the numbers and writes the words. A chart takes one table, a
 the axis of the values where ``margin`` (forest) or ``ylabel`` (by layer, curves) is one for all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """Photographs, outlines and maps in a grid: one function for every such figure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What every figure shares: type sizes, names and colours, how maps, photographs and outlines are drawn and saved."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 from collections.abc import Iterable
