@@ -31,7 +31,7 @@ def n(X: Tensor) -> Tensor:
 
 
 def _nonzero(X: Tensor) -> Tensor:
-    return torch.where(X == 0, torch.ones_like(X), X)
+    return X.masked_fill(X == 0, 1)
 
 
 def enhance(S: Tensor, G_J: Tensor) -> Tensor:
@@ -102,9 +102,7 @@ def gradients(
         needs: which of "G_c", "G_J" and "w_c" to find.
 
     Returns ``{layer: (S, G_c, G_J)}``, detached, on the images' device. S is the module's true output.
-
-    Raises:
-        UserError: an argument out of range, or a layer that gives no feature map or does not reach the logits.
+    UserError: an argument out of range, or a layer that gives no feature map or does not reach the logits.
     """
     if rule not in RULES:
         raise UserError(f"rule: {rule!r} given, one of {', '.join(RULES)} allowed")
@@ -320,8 +318,7 @@ def localize(
     >>> dual_gradients(model, torch.tensor([[[[3.0, 4.0]]]]), [0], ["0"])["0"]  # 1 (0.6 + sqrt(1/2)), 1 (0.8 + ...)
     tensor([[[1.3071, 1.5071]]])
 
-    Raises:
-        UserError: as for :func:`gradients`, an unknown method, or CAM asked for where it exists on no given layer.
+    UserError: as for :func:`gradients`, an unknown method, or CAM asked for where it exists on no given layer.
     """
     if isinstance(methods, str) or not methods:
         raise UserError(f"methods: {methods!r} given, a list of at least one method name needed")

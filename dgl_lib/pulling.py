@@ -22,10 +22,7 @@ BATCH = 16  # feature maps that run together: a few hundred MB at full width and
 
 
 def run_on(model: nn.Module, image: Tensor, layer: str, features: Tensor) -> Tensor:
-    """Logits (M, C) of the rest of the network for ``features`` (M, K, h, w) in the place of ``layer``'s output.
-
-    ``image`` (1, 3, H, W) only drives the layers before.
-    """
+    """Logits (M, C) for ``features`` (M, K, h, w) in the place of ``layer``'s output on ``image`` (1, 3, H, W)."""
     logits = []
     with frozen(model), torch.no_grad():
         for part in features.split(BATCH):
@@ -65,17 +62,11 @@ def pull(
     seed: int = 0,
     progress: bool = False,
 ) -> Pulled:
-    """Move each image's features by every step and run the rest of the network on them.
+    """Move each image's features by every step t, in units of its own ||S||, and run the rest of the network on them.
 
-    Args:
-        images: N tensors (3, H, W), normalised, on the model's device: a batch or a generator.
-        classes: the class c of each image.
-        steps: t, in units of the image's own ||S||; negative steps go the opposite way.
-        direction: "-G_J" (branch 1), or "random": for each image a Gaussian direction of the same length.
-        seed: of the random directions; that of image i depends on (seed, i) alone.
-
-    Raises:
-        UserError: no steps, an unknown direction, classes that do not fit; and as for ``localize.gradients``.
+    ``images`` are N tensors (3, H, W), normalised, on the model's device: a batch or a generator. ``direction`` is
+    "-G_J" (branch 1), or "random": a Gaussian direction of the same length, which depends on (seed, image) alone.
+    UserError: no steps, an unknown direction, classes that do not fit; and as for ``localize.gradients``.
     """
     if direction not in ("-G_J", "random"):
         raise UserError(f"direction: {direction!r} given, -G_J or random allowed")
@@ -86,8 +77,11 @@ def pull(
     for i, image in enumerate(tqdm(images, f"pulling, {direction}", len(classes), unit="image", disable=not progress)):
         c = int(classes[i])
         S, _, G_J = gradients(model, image[None], [c], [layer], alpha=alpha, rule=rule, needs=needs)[layer]
-        # What branch 1 adds is taken from the library's own A, so that the experiment tests what is used.
-        D = enhance(S, G_J) - n(S) if direction == "-G_J" else _random_direction(S, seed, i)  # 1 x K x h x w
+        if direction == "-G_J":  # taken from the library's own A, so that the experiment tests what is used
+            D = enhance(S, G_J) - n(S)  # 1 x K x h x w
+        else:
+            gaussian = np.random.default_rng([seed, i]).standard_normal(tuple(S.shape), np.float32)
+            D = n(torch.from_numpy(gaussian).to(S.device))
         logits = run_on(model, image[None], layer, move(S, D, steps)).cpu().double()  # T x C; MPS has no float64
         margin.append(margins(logits, c).numpy())
         p_c.append(logits.softmax(1)[:, c].numpy())
@@ -100,11 +94,6 @@ def move(S: Tensor, D: Tensor, steps: Sequence[float]) -> Tensor:
     """S + t ||S|| D for every t: (T, K, h, w) from S and a direction D of norm 1, (1, K, h, w) each."""
     t = torch.as_tensor(steps, dtype=S.dtype, device=S.device)
     return S + t[:, None, None, None] * torch.linalg.vector_norm(S) * D
-
-
-def _random_direction(S: Tensor, seed: int, i: int) -> Tensor:
-    gaussian = np.random.default_rng([seed, i]).standard_normal(tuple(S.shape), np.float32)
-    return n(torch.from_numpy(gaussian).to(S.device))
 
 
 def moved_maps(

@@ -131,17 +131,13 @@ def fit(
     """Train ``model`` on image labels. Leaves ``classifier.safetensors`` and ``history.csv`` in ``folder``.
 
     AdamW on a one-cycle schedule, softmax cross-entropy, gradient norm clipped at 5, bfloat16 where that is fast.
-    The weights kept are those of the epoch with the highest validation accuracy; of equals, the lowest loss.
-    A finished run's folder gives its result at once. A run that was broken off goes on from its last save.
+    The weights kept are those of the epoch with the highest accuracy on ``val``; of equals, the lowest loss.
+    A finished run's folder gives its result at once. A run that was broken off goes on from its last save, which is
+    made every ``save_every`` steps (0: never) and after each epoch.
 
-    Args:
-        model: holds the starting weights. It comes back trained, on the CPU and in eval mode.
-        train, val: data sets with the same classes. ``val`` only chooses the epoch.
-        facts: further entries of the checkpoint's header.
-        save_every: steps between saves; 0 saves after each epoch only.
-
-    Returns one row an epoch, with the columns ``COLUMNS``: losses in nats, accuracies in 0..1.
-    Raises UserError where classes do not fit or images lack, and RuntimeError where the loss is not finite.
+    ``model`` holds the starting weights. It comes back trained, on the CPU and in eval mode. ``facts`` are further
+    entries of the checkpoint's header. Returns one row an epoch, with the columns ``COLUMNS``: losses in nats,
+    accuracies in 0..1. UserError: classes do not fit, or images lack. RuntimeError: the loss is not finite.
     """
     if train.classes != val.classes or len(train.classes) != model.num_classes:
         given = f"{len(train.classes)} to train, {len(val.classes)} to validate, {model.num_classes} in the head"
@@ -180,7 +176,7 @@ def fit(
     model.load_state_dict(run.best["weights"])
     model.cpu().eval()
     model.classes = train.classes
-    write_history(folder, run.history)
+    write_text(folder / "history.csv", pd.DataFrame(run.history, columns=COLUMNS).to_csv(index=False))  # all digits
     kept = {"epoch": run.best["epoch"], "val_accuracy": run.best["score"][0]}
     save_checkpoint(model, finished, **kept, **(facts or {}))
     for left in folder.glob("*unfinished.pt*"):  # the save, and any that was killed half written
@@ -265,11 +261,6 @@ def resume(run: Run) -> None:
     torch.set_rng_state(saved["random"].cpu())
     if "device_random" in saved:
         torch.get_device_module(device).set_rng_state(saved["device_random"].cpu())
-
-
-def write_history(folder: Path, history: list[dict]) -> None:
-    """One row an epoch, to ``history.csv``, with all digits."""
-    write_text(folder / "history.csv", pd.DataFrame(history, columns=COLUMNS).to_csv(index=False))
 
 
 def read_history(folder: str | Path) -> list[dict]:

@@ -125,16 +125,20 @@ def test_alpha_below_p_c_leads_out_of_the_class(linear: Linear, images: Tensor):
     assert p_c[1] < p_c[0]
 
 
-def test_random_directions_are_each_images_own_and_repeat(network: nn.Module, images: Tensor):
+def test_random_directions_are_each_images_own_and_repeat(
+    network: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    taken = []
+    move = pulling.move
+    monkeypatch.setattr(pulling, "move", lambda S, D, steps: taken.append((S, D)) or move(S, D, steps))
     options = {"layer": "Mixed_6e", "steps": [0, 0.5], "direction": "random"}
     three = pulling.pull(network, images, LABELS, seed=3, **options)
     two = pulling.pull(network, (image for image in images[:2]), LABELS[:2], seed=3, **options)
     np.testing.assert_array_equal(three.margin[:2], two.margin)
     assert not np.allclose(three.margin, pulling.pull(network, images, LABELS, seed=4, **options).margin)
-    S = torch.ones(1, 2, 3, 3)
-    D = pulling._random_direction(S, 0, 1)
-    assert float(D.norm()) == pytest.approx(1)
-    assert float((pulling.move(S, D, [0.5])[0] - S[0]).norm()) == pytest.approx(0.5 * float(S.norm()))
+    for S, D in taken:
+        assert float(D.norm()) == pytest.approx(1)
+        assert float((move(S, D, [0.5])[0] - S[0]).norm()) == pytest.approx(0.5 * float(S.norm()), rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ from dgl_lib.training import (
     predict,
     random_crop,
     read_history,
-    write_history,
 )
 
 
@@ -162,12 +161,12 @@ def test_killed_while_saving_the_save_before_is_whole(
     same(resume(tmp_path), whole, tmp_path)
 
 
-@pytest.mark.parametrize("what", ["write_history", "save_checkpoint"])
+@pytest.mark.parametrize("what", ["write_text", "save_checkpoint"])
 def test_killed_between_the_last_step_and_the_end(
     what: str, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, what, killing(getattr(training, what), 0, after=what == "write_history"))
+        patch.setattr(training, what, killing(getattr(training, what), 0, after=what == "write_text"))
         train(tmp_path)
     same(resume(tmp_path), whole, tmp_path)
 
@@ -249,12 +248,10 @@ def full_disk(after: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-HISTORY = [dict.fromkeys(training.COLUMNS, 1)] * 100
 WRITERS: dict[str, Callable[[Path], object]] = {
     "text": lambda path: write_text(path, 9999 * "a"),
     "arrays.npz": lambda path: files.write_arrays(path, {"a": np.random.default_rng(0).random(999)}),
     "checkpoint": lambda path: save_checkpoint(network(), path),
-    "history.csv": lambda path: write_history(path.parent, HISTORY),
 }
 
 
@@ -288,7 +285,7 @@ def test_a_disk_that_fills_while_saving_keeps_the_save_before(
     same(resume(tmp_path), whole, tmp_path)
 
 
-@pytest.mark.parametrize("what", ["write_history", "save_checkpoint"])
+@pytest.mark.parametrize("what", ["write_text", "save_checkpoint"])
 def test_a_disk_that_is_full_at_the_end_keeps_the_last_save(
     what: str, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

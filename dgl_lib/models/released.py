@@ -17,7 +17,7 @@ from dgl_lib.models.weights import build
 class VGG16Gap(Classifier):
     """VGG-16 (Simonyan and Zisserman, ICLR 2015) without its fifth pool and its dense layers, then ``add``.
 
-    Build it with :func:`vgg16_gap`. A convolution's name gives its output after ReLU.
+    A convolution's name gives its output after ReLU.
     """
 
     architecture = "vgg16_gap"
@@ -64,10 +64,7 @@ class VGG16Gap(Classifier):
 
 
 def vgg16_gap(num_classes: int, *, width: float = 1.0, weights: str | Path | None = None) -> VGG16Gap:
-    """VGG16-gap for ``num_classes`` classes; arguments and errors as for :func:`spg_plain`.
-
-    A trunk holds torchvision's ``features.*``. ``add`` and ``fc`` then stay random.
-    """
+    """VGG16-gap; arguments and errors as for :func:`spg_plain`. A trunk holds torchvision's ``features.*``."""
     return build(VGG16Gap, num_classes, width, weights)
 
 
@@ -141,10 +138,10 @@ class ResNet50SE(Classifier):
 
 
 def resnet50_se(num_classes: int, *, width: float = 1.0, weights: str | Path | None = None) -> ResNet50SE:
-    """ResNet50-SE for ``num_classes`` classes; arguments and errors as for :func:`spg_plain`.
+    """ResNet50-SE; arguments and errors as for :func:`spg_plain`. A trunk runs from the stem to ``layer4``.
 
-    A trunk runs from the stem to ``layer4``. ``fc`` then stays random, and each gate starts at exactly 1, so that the
-    features are ResNet-50's (but for the last group's stride). There sigmoid's gradient is 0 in float32, so fine-tuning
-    leaves the gates open. With random weights the gates start near 1/2 and are trained like the rest.
+    With it each gate starts at exactly 1, so that the features are ResNet-50's (but for the last group's stride). There
+    sigmoid's gradient is 0 in float32, so fine-tuning leaves the gates open. With random weights the gates start near
+    1/2 and are trained like the rest.
     """
     return build(ResNet50SE, num_classes, width, weights)

@@ -51,10 +51,8 @@ def build(network: type[C], num_classes: int, width: float, weights: str | Path 
     name = Path(weights).name
     model.adapt(header)
     try:
-        model.mean, model.std = (
-            tuple(map(float, json.loads(header[key]))) if key in header else getattr(model, key)
-            for key in ("mean", "std")
-        )
+        for key in {"mean", "std"} & header.keys():
+            setattr(model, key, tuple(map(float, json.loads(header[key]))))
     except (TypeError, ValueError):
         raise UserError(f"weights {name!r}: mean and std in the header must be lists of numbers") from None
     whole = _fill(model, state, name)
@@ -107,10 +105,9 @@ def _fill(model: Classifier, state: dict[str, Tensor], name: str) -> bool:
 
 
 def save_checkpoint(model: Classifier, path: str | Path, **facts: object) -> None:
-    """Write ``model``'s weights, and all that is needed to use them, to a safetensors file.
+    """Write ``model``'s weights and all that is needed to use them to a safetensors file, for ``load_checkpoint``.
 
-    The header holds strings of JSON: what :class:`Classifier` knows of the network, and ``facts`` (training
-    parameters, the data's hash, scores). ``load_checkpoint`` reads them back.
+    The header holds strings of JSON: what :class:`Classifier` knows of the network, and ``facts`` of its training.
     """
     header = {
         "architecture": model.architecture,

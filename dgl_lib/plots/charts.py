@@ -108,11 +108,9 @@ def by_layer(
     xlabel: str | Mapping = LAYERS,
     ylabel: str | Mapping = "",
 ) -> Figure:
-    """A value with its interval against the layer, or another column of names; a line a method or run.
+    """A value with its interval against the layer, or another column ``x`` of names; a line a method or run.
 
-    Args:
-        x: column of names, in the order in which they occur; panels may have names of their own.
-        ring: column of truth values. A ring marks the dots where it is true, as for "chosen".
+    Names stand in the order in which they occur; panels may have their own. A ring marks dots where ``ring`` is true.
     """
     parts, look = _parts(table, panel), _look(table, line)
     figure, axes = _axes(len(parts), 0.35 * max(one[x].nunique() for _, one in parts), ylabel)
@@ -147,9 +145,8 @@ def curves(
 ) -> Figure:
     """A value against a number (threshold, share, epoch, step), a line a method, with its interval as a band.
 
-    Args:
-        marks: rows with the columns of ``line`` and ``x``, mark ("chosen", "peak" or other words) and perhaps
-            ``panel``. A mark lies on its line at ``x``. The first kind of mark is a dot, the second a cross.
+    ``marks`` are rows with the columns of ``line`` and ``x``, mark ("chosen", "peak" or other words) and perhaps
+    ``panel``. A mark lies on its line at ``x``. The first kind of mark is a dot, the second a cross.
     """
     parts, look = _parts(table, panel), _look(table, line)
     figure, axes = _axes(len(parts), 0, ylabel)
@@ -181,11 +178,8 @@ def heat(
 ) -> Figure:
     """A table of numbers as a heat map, its index at the left and its columns below. NaN stays blank.
 
-    Args:
-        cells: one table, or several by the titles of their panels.
-        frames: (row, column) of each cell to frame, by name.
-        fmt: of the numbers in the cells, "d" for counts.
-        label: of the colour bar; no bar without it.
+    ``cells`` is one table, or several by the titles of their panels. ``frames`` names (row, column) of cells to frame.
+    ``fmt`` is the format of the numbers, "d" for counts. ``label`` is the colour bar's; without it there is no bar.
     """
     parts = cells if isinstance(cells, Mapping) else {"": cells}
     high, wide = np.max([one.shape for one in parts.values()], axis=0)
@@ -228,12 +222,11 @@ def _look(table: pd.DataFrame, line: Columns) -> dict[str, dict]:
     """How each line is drawn, by its label: one colour a method, broken lines for baselines, DGL thick and on top."""
     keys = table[line if isinstance(line, str) else line[0]].astype(str)
     colours, lines = style.colours(keys), dict(zip(_labels(table, line), keys, strict=True))
-    look: dict[str, dict] = {
-        label: {"color": colours[key], "linestyle": style.LINES.get(key, "-")} for label, key in lines.items()
-    }
+    look: dict[str, dict] = {}
     for i, (label, key) in enumerate(lines.items()):
         thick = {"lw": 2.4, "zorder": 3} if key == "dgl" else {"lw": 1.4}
-        look[label] |= {"marker": MARKERS[i % len(MARKERS)], **thick}
+        dash = {"linestyle": style.LINES.get(key, "-"), "marker": MARKERS[i % len(MARKERS)]}
+        look[label] = {"color": colours[key], **dash, **thick}
     return look
 
 

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch.nn import functional as F
 
 from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
@@ -39,13 +41,11 @@ def grid(
     """Panels row by row, an empty place for None, with the object's outline in each.
 
     Args:
-        pixels: False hides photographs: they become empty panels, and maps are averaged down to ``cells`` a side.
+        pixels: whether photographs are shown, which belong to their authors: True for drawn data, or where the user
+            asks for it. Else they become empty panels, and maps are averaged down to ``cells`` a side.
         rows, columns: names at the left and on top. A method gets the name that readers know.
         size: side of a panel, inches; 0.75 where there are ten columns.
-        cells: cells a side of the layer's own grid. Maps as the layer gives them need none.
-
-    Raises:
-        UserError: a hidden photograph has a map of its own size, and ``cells`` is not given.
+        cells: cells a side of the layer's own grid; a UserError without it if a hidden photograph's map is of its size.
     """
     lines = [list(line) for line in panels]
     across, small = max(map(len, lines)), 8 if size > 1 else 6
@@ -80,26 +80,18 @@ def _draw(ax: Axes, panel: Panel, pixels: bool, cells: int | None, weight: float
         if not pixels:
             if cells is None and m.shape == record.image.shape[:2]:
                 raise UserError(f"cells: none given for a map of {m.shape[0]} x {m.shape[1]} of a hidden photograph")
-            m = m if cells is None else style.at_most(m, cells)
+            if cells is not None:
+                least = min(m.shape[0], cells), min(m.shape[1], cells)
+                m = F.interpolate(torch.as_tensor(m)[None, None].float(), size=least, mode="area")[0, 0].numpy()
         style.show_map(ax, m, record, signed=panel.signed, limit=panel.limit, weight=weight)
 
 
 def beside(
-    records: Sequence[Record],
-    maps: Mapping[str, Sequence[np.ndarray] | np.ndarray],
-    *,
-    signed: Sequence[str] = (),
-    **options: Any,
+    records: Sequence[Record], maps: Mapping[str, Sequence | np.ndarray], *, signed: Sequence[str] = (), **options: Any
 ) -> Figure:
-    """A row an image: its photograph, then its map of every column, in its own range of colours.
-
-    Args:
-        maps: one map (h, w) an image, by the column's name.
-        signed: names of the columns whose colours lie evenly around 0.
-        options: of ``grid``.
-    """
-    lines = [
-        [Panel(record), *(Panel(record, column[i], signed=key in signed) for key, column in maps.items())]
-        for i, record in enumerate(records)
-    ]
+    """A row an image: its photograph, then its map (h, w) of every column of ``maps``, in its own range of colours.
+    Those of the columns ``signed`` lie evenly around 0. Options are those of ``grid``."""
+    lines: list[list[Panel]] = []
+    for i, record in enumerate(records):
+        lines.append([Panel(record), *(Panel(record, of[i], signed=key in signed) for key, of in maps.items())])
     return grid(lines, columns=["image", *maps], **options)

@@ -8,12 +8,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
-from torch.nn import functional as F
 
 from dgl_lib.data.records import Record
 
@@ -57,18 +55,9 @@ LINES = dict.fromkeys(DOTTED, ":") | dict.fromkeys(DASHED, "--")
 
 def use_style() -> None:
     """Set the look of all figures that follow; a notebook calls it once."""
-    sns.set_theme(context="notebook", style="ticks", font="DejaVu Sans", font_scale=0.85)
-    plt.rcParams.update(
-        {
-            "figure.dpi": 90,
-            "savefig.dpi": 130,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": "medium",
-            "axes.titlelocation": "left",
-            "figure.titlesize": "medium",
-        }
-    )
+    look = {"figure.dpi": 90, "savefig.dpi": 130, "axes.spines.top": False, "axes.spines.right": False}
+    titles = {"axes.titlesize": "medium", "axes.titlelocation": "left", "figure.titlesize": "medium"}
+    sns.set_theme(context="notebook", style="ticks", font="DejaVu Sans", font_scale=0.85, rc=look | titles)
 
 
 def figure(width: float, height: float) -> Figure:
@@ -109,10 +98,7 @@ def bare(axes: Axes) -> Axes:
 
 
 def show_photo(axes: Axes, record: Record, pixels: bool, weight: float = 1.0) -> None:
-    """The image where its pixels may be shown, else an empty panel of its shape; the object's outline in both cases.
-
-    Photographs belong to their authors. ``pixels`` is True for drawn data, or where the user asks for it.
-    """
+    """The image where its ``pixels`` may be shown, else an empty panel of its shape; the object's outline in both."""
     height, width = record.image.shape[:2]
     shown = record.image if pixels else np.full((height, width, 3), 240, np.uint8)
     bare(axes).imshow(shown, extent=(0, width, height, 0))
@@ -124,10 +110,8 @@ def show_map(
 ) -> None:
     """A map (h, w) over the image's extent with the object's outline, one square a cell and nothing finer.
 
-    Args:
-        signed: colours lie evenly around 0, from -limit to limit.
-        limit: end of the colours. Without it they span the map's own minimum and maximum.
-        weight: of the outline; below 1 for small panels.
+    Colours run from 0 to ``limit``, or from -limit to limit where ``signed``; without a limit they span the map's own
+    values. ``weight`` is the outline's, below 1 for small panels.
     """
     height, width = record.image.shape[:2]
     high = float(np.abs(m).max() if signed else m.max()) if limit is None else limit
@@ -154,9 +138,3 @@ def outline(axes: Axes, record: Record, weight: float = 1.0) -> None:
             grid = np.arange(width) + 0.5, np.arange(height) + 0.5
             for colour, thick in (("black", 1.6), ("white", 0.8)):
                 axes.contour(*grid, mask, levels=[0.5], colors=colour, linewidths=thick * weight, linestyles=line)
-
-
-def at_most(m: np.ndarray, cells: int) -> np.ndarray:
-    """The map (h, w), averaged down to ``cells`` a side where it is finer: what may be shown of a photograph."""
-    size = min(m.shape[0], cells), min(m.shape[1], cells)
-    return F.interpolate(torch.as_tensor(m)[None, None].float(), size=size, mode="area")[0, 0].numpy()
