@@ -58,10 +58,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays of a ``.npz``. Where there is none yet, ``make`` makes them, and they are written there."""
-    if path.exists():
-        return read_arrays(path)
-    write_arrays(path, made := dict(make()))
-    return made
+    if not path.exists():
+        write_arrays(path, make())
+    return read_arrays(path)
 
 
 def key_of(facts: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> str:
@@ -81,10 +80,8 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``, a file beside it, while the block runs; it goes with its process, however that ends.
-
-    UserError, with the process that holds it and when that began, if there is one.
-    """
+    """Hold the lock of ``folder`` while the block runs. A UserError says who has it already, and since when."""
+    # The lock is a file beside the folder. It goes with its process, however that ends.
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock, holder = (folder.with_name(f".{folder.name.lstrip('.')}.{end}") for end in ("lock", "holder"))
     try:

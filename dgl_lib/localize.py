@@ -48,8 +48,7 @@ def loss_autograd(logits: Tensor, classes: Tensor, alpha: float) -> Tensor:
     """J = logsumexp_{j != c} l_j - l_c, (N,), for every alpha: its gradient points along alpha (p - y).
 
     Autograd of cross-entropy gives alpha (p - y) itself. It is longer by a factor, which n() removes, but in float32 it
-    cancels as p_c comes near 1. This gradient does not.
-    """
+    cancels as p_c comes near 1. This gradient does not."""
     others = logits.scatter(1, classes[:, None], float("-inf"))  # N x C
     return others.logsumexp(1) - _at(logits, classes)  # N
 
@@ -72,8 +71,7 @@ class Triple(NamedTuple):
 class Gradients(dict[str, Triple]):
     """``{layer: (S, G_c, G_J)}``, with the ``logits`` (N, C) and ``classes`` (N,) of the same pass.
 
-    If "w_c" was asked for, ``heads[layer]`` holds CAM's weights w_c (N, K) on each layer where CAM exists.
-    """
+    If "w_c" was asked for, ``heads[layer]`` holds CAM's weights w_c (N, K) on each layer where CAM exists."""
 
     logits: Tensor
     classes: Tensor
@@ -102,8 +100,7 @@ def gradients(
         needs: which of "G_c", "G_J" and "w_c" to find.
 
     Returns ``{layer: (S, G_c, G_J)}``, detached, on the images' device. S is the module's true output.
-    UserError: an argument out of range, or a layer that gives no feature map or does not reach the logits.
-    """
+    UserError: an argument out of range, or a layer that gives no feature map or does not reach the logits."""
     if rule not in RULES:
         raise UserError(f"rule: {rule!r} given, one of {', '.join(RULES)} allowed")
     if not 0 < alpha < float("inf"):

@@ -52,8 +52,7 @@ def normalise(m: Tensor, how: str = "minmax", *, percentile: float = IVR) -> Ten
 
     ``percentile`` is p of "ivr", in [0, 1). Where the denominator is not positive, the limit from above is taken: "pas"
     gives 1 wherever m > min m, "max" and "ivr" give 0. Definitions and defaults are those of Kim et al.'s code
-    (github.com/GenDisc/IVR). UserError: a value that is not finite, or an argument out of range.
-    """
+    (github.com/GenDisc/IVR). UserError: a value that is not finite, or an argument out of range."""
     if how not in NORMALISATIONS:
         raise UserError(f"normalisation: {how!r} given, {', '.join(NORMALISATIONS)} allowed")
     if not 0 <= percentile < 1:
@@ -95,8 +94,7 @@ def close(m: Tensor, fraction: float) -> Tensor:
     The kernel is an ellipse whose side is ``fraction`` of the map's longer side, in [0, 1), rounded to an odd number of
     pixels. Below 3 pixels nothing is done. Pixels outside of the map take no part (OpenCV's default border): a dark
     strip at the edge fills if it is narrower than half of the kernel, a gap inside if it is narrower than the whole.
-    UserError: ``fraction`` out of range, or values outside 0..1.
-    """
+    UserError: ``fraction`` out of range, or values outside 0..1."""
     if not 0 <= fraction < 1:
         raise UserError(f"closing kernel: {fraction!r} given, a fraction of the side in [0, 1) allowed")
     m = torch.as_tensor(m)

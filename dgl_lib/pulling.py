@@ -66,8 +66,7 @@ def pull(
 
     ``images`` are N tensors (3, H, W), normalised, on the model's device: a batch or a generator. ``direction`` is
     "-G_J" (branch 1), or "random": a Gaussian direction of the same length, which depends on (seed, image) alone.
-    UserError: no steps, an unknown direction, classes that do not fit; and as for ``localize.gradients``.
-    """
+    UserError: no steps, an unknown direction, classes that do not fit; and as for ``localize.gradients``."""
     if direction not in ("-G_J", "random"):
         raise UserError(f"direction: {direction!r} given, -G_J or random allowed")
     if not len(steps):
@@ -101,8 +100,7 @@ def moved_maps(
 ) -> np.ndarray:
     """DGL's raw map at every step, (T, h, w), with both gradients taken anew at S_t. ``image`` is (1, 3, H, W).
 
-    M_t = sum_k G_c(S_t) (n(S_t) - n(G_J(S_t))), so M_0 is DGL.
-    """
+    M_t = sum_k G_c(S_t) (n(S_t) - n(G_J(S_t))), so M_0 is DGL."""
     S, _, G_J = gradients(model, image, [c], [layer], alpha=alpha, rule=rule, needs=("G_J",))[layer]
     maps = []
     for S_t in move(S, enhance(S, G_J) - n(S), steps):  # K x h x w
@@ -134,8 +132,7 @@ def plane(
     """Run the rest of the network on the points S + ||S|| (a e_1 + b e_2) of one image (1, 3, H, W).
 
     e_1 = -n(G_J), and e_2 is the runner-up's logit gradient made orthogonal to e_1 and of norm 1. The runner-up is the
-    strongest class beside c at S. One row of points exists at a time, so memory does not grow with the grid.
-    """
+    strongest class beside c at S. One row of points exists at a time, so memory does not grow with the grid."""
     found = gradients(model, image, [c], [layer], alpha=alpha, rule=rule, needs=("G_J",))
     S, _, G_J = found[layer]
     others = found.logits.clone()  # 1 x C
@@ -154,8 +151,7 @@ def plane(
 def loss_gradient(G_c: Tensor, G_1: Tensor, rest: Tensor, alpha: float) -> Tensor:
     """The released rule's G_J for any alpha from two gradients: (1 - p_c) G_1 - (alpha - 1) G_c.
 
-    G_1 is the gradient of ``loss_autograd``, ``rest`` (N,) is 1 - p_c; p - alpha y = (p - y) - (alpha - 1) y.
-    """
+    G_1 is the gradient of ``loss_autograd``, ``rest`` (N,) is 1 - p_c; p - alpha y = (p - y) - (alpha - 1) y."""
     return rest[:, None, None, None] * G_1 - (alpha - 1) * G_c
 
 
@@ -185,8 +181,7 @@ def sine(X: Tensor, Y: Tensor) -> float:
 def agreement(maps: np.ndarray, threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """How alike an image's A raw maps are, mean over images: correlation, and IoU above ``threshold``, (A, A) each.
 
-    ``maps`` is (N, A, h, w); each map is min-maxed before it is cut.
-    """
+    ``maps`` is (N, A, h, w); each map is min-maxed before it is cut."""
     correlation = np.mean([np.corrcoef(m.reshape(len(m), -1)) for m in maps], axis=0)  # A x A
     found = (unit(maps) >= threshold).reshape(*maps.shape[:2], -1).astype(np.float64)  # N x A x hw
     both = found @ found.swapaxes(1, 2)  # N x A x A, in pixels

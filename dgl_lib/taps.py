@@ -48,8 +48,7 @@ def tap(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of ``layers`` in one forward pass: ``{layer: (N, K, h, w)}``, empty before that pass.
 
     Gradients can be taken for each. The network goes on with a clone, so an activation that works in place cannot
-    overwrite them. UserError: an unknown layer, one that runs several times, or one that gives no feature map.
-    """
+    overwrite them. UserError: an unknown layer, one that runs several times, or one that gives no feature map."""
     outputs: dict[str, Tensor] = {}
     runs = dict.fromkeys(layers, 0)
 
@@ -80,8 +79,7 @@ def tap(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
 def replace(model: nn.Module, layer: str, features: Tensor) -> Iterator[None]:
     """Put ``features`` (M, K, h, w) in the place of ``layer``'s output, whatever the input's batch.
 
-    With one image as input, the layers before run once and the layers after run on all M feature maps.
-    """
+    With one image as input, the layers before run once and the layers after run on all M feature maps."""
     handle = find(model, [layer])[layer].register_forward_hook(lambda *_: features.clone())
     try:
         yield

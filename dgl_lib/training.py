@@ -61,8 +61,7 @@ def bf16_is_fast(device: torch.device) -> bool:
     """Whether training and classification run in bfloat16. Localization always runs in float32.
 
     On a CPU it must be native (emulated it is 13 times slower than float32), and with tile instructions: with
-    AVX512-BF16 alone a training step took 1.2 times as long as in float32.
-    """
+    AVX512-BF16 alone a training step took 1.2 times as long as in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_amx_tile_supported()
@@ -77,8 +76,7 @@ def batches(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarr
 def random_crop(dataset: Dataset, epoch: int, index: int, recipe: Recipe) -> np.ndarray:
     """Image ``index`` as training sees it: squashed, cropped and flipped at random, (crop, crop, 3) uint8.
 
-    The draw depends on (seed, epoch, index) alone, so a resumed run sees the same crops.
-    """
+    The draw depends on (seed, epoch, index) alone, so a resumed run sees the same crops."""
     random = np.random.default_rng([recipe.seed, epoch, index])
     top, left = random.integers(recipe.resize - recipe.crop + 1, size=2)
     image = squash(dataset.image(index), recipe.resize)  # resize x resize x 3
@@ -137,8 +135,7 @@ def fit(
 
     ``model`` holds the starting weights. It comes back trained, on the CPU and in eval mode. ``facts`` are further
     entries of the checkpoint's header. Returns one row an epoch, with the columns ``COLUMNS``: losses in nats,
-    accuracies in 0..1. UserError: classes do not fit, or images lack. RuntimeError: the loss is not finite.
-    """
+    accuracies in 0..1. UserError: classes do not fit, or images lack. RuntimeError: the loss is not finite."""
     if train.classes != val.classes or len(train.classes) != model.num_classes:
         given = f"{len(train.classes)} to train, {len(val.classes)} to validate, {model.num_classes} in the head"
         raise UserError(f"classes: {given}")

@@ -18,7 +18,8 @@ from dgl_lib.metrics import Localization, MaxBoxAcc, MaxBoxAccV2, PxAP, boxes
 
 
 def truth(count: int = 3) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    return [boxscores._truth(Bordered("test", count), i) for i in range(count)]
+    records = map(Bordered("test", count).__getitem__, range(count))
+    return [(boxes.scale(r.boxes, r.image.shape[:2]), *metrics.masks_at([r.mask], r.ignore)) for r in records]
 
 
 def test_a_perfect_map_is_right_everywhere() -> None:
@@ -54,7 +55,7 @@ def test_hits_are_the_streaming_scores_image_by_image(tmp_path: Path, monkeypatc
         assert np.array_equal(one.pixels.sum(0), streams[3].counts["hist"])
     with monkeypatch.context() as patch:
         patch.setattr(boxscores, "score_map", lambda *a: pytest.fail("searched again"))
-        patch.setattr(boxscores, "_truth", lambda *a: pytest.fail("read again"))
+        patch.setattr(boxscores, "scale", lambda *a: pytest.fail("read again"))
         again = boxscores.box_scores(data, {1.0: maps}, rows, tmp_path)
     assert all(np.array_equal(again[key].hits, found[key].hits) for key in found)
     boxscores.box_scores(data, {1.0: random_maps(3, 1)}, rows[:1], tmp_path)
@@ -81,7 +82,7 @@ def test_a_pooled_score_and_its_draws() -> None:
     assert values.shape == (51,) and (values == 0.75).all()
     spread = boxscores.pooled(np.array([[0, 2], [4, 0]]), lambda s: s[0] / s.sum(), resamples=500)
     assert spread[0] == 4 / 6 and set(np.round(spread, 3)) == {0, 0.667, 1}
-    found = boxscores.interval(spread, 2)
+    found = metrics.Interval.of(spread, 2)
     assert (found.mean, found.low, found.high, found.n) == (4 / 6, 0, 1, 2)
 
 
@@ -142,9 +143,7 @@ def test_each_row_against_the_one_it_is_told() -> None:
 
 def test_pooled_iou_is_that_of_the_summed_histograms() -> None:
     hist = np.random.default_rng(0).integers(0, 9, size=(5, 4, 256))
-    for t in (0, 7, 255):
-        got = boxscores._pooled_iou(metrics.at_least(hist)[..., [0, t]].sum(0))
-        assert got == pytest.approx(100 * metrics.iou(hist.sum(0))[t])
+    np.testing.assert_allclose(boxscores.pooled(hist, metrics.iou, resamples=1)[0], metrics.iou(hist.sum(0)))
 
 
 def test_both_averages_at_their_own_thresholds() -> None:

@@ -37,7 +37,6 @@ def test_the_histogram_gives_every_threshold_at_once(q, mask, ignore, part) -> N
     assert hist[IGNORE].sum() == ignore.sum() and hist[PART].sum() == (part & mask & ~ignore).sum()
     objects, background = brute_force(q, mask, ignore)
     np.testing.assert_allclose(metrics.iou(hist), objects)
-    np.testing.assert_allclose(metrics.pixels.background_iou(hist), background)
     np.testing.assert_allclose(metrics.miou(hist), (np.array(objects) + background) / 2)
 
 
@@ -90,7 +89,7 @@ def test_what_is_empty() -> None:
     q, nothing = np.array([[0, 0], [0, 9]], np.uint8), np.zeros((2, 2), bool)
     curve = metrics.iou(histograms(q, nothing))
     assert (curve[:10] == 0).all() and (curve[10:] == 1).all()  # nothing to find: right only when nothing is found
-    assert (metrics.pixels.background_iou(histograms(q, ~nothing))[10:] == 0).all()
+    assert (metrics.miou(histograms(q, ~nothing))[10:] == 0).all()  # all is object and nothing is found
     assert np.isnan(metrics.precision(histograms(q, nothing))[10:]).all()
     assert np.isnan(metrics.recall(histograms(q, nothing), PART)).all()
 

@@ -40,8 +40,7 @@ def commands() -> None:
       DGL_WEIGHTS        file of ImageNet weights; if unset, they are downloaded
 
     Exit status: 0 done; 1 unreadable photographs, incomplete data, or tables that differ; 2 a mistake in what was asked
-    for, or a file that cannot be read or written; 130 interrupted.
-    """
+    for, or a file that cannot be read or written; 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("papermill", "traitlets", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -123,8 +122,7 @@ def layers(network: "Network", device: str, size: int | None, as_json: bool) -> 
     """List the layers a network can be localized on: channels, size and stride of the map, and whether CAM exists.
 
     Of a torchvision model, these are the modules with at most one dot in their name; deeper ones work as well. Layers
-    that put their channels last, such as Swin's, are not listed and are refused.
-    """
+    that put their channels last, such as Swin's, are not listed and are refused."""
     from dgl_lib.app import networks
 
     rows, size = networks.layers(network, size, device), size or network.size
@@ -155,8 +153,7 @@ def evaluate(network: "Network", data: str, out: Path, as_json: bool, **what: An
 
     DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid or folder. OUT gets accuracy.csv. With masks it
     gets scores.csv and images.csv (pixel scores of the set and of each image), with boxes only boxes.csv. `dgl results
-    OUT` prints them again. All images are read first, so that a broken one is reported before any work.
-    """
+    OUT` prints them again. All images are read first, so that a broken one is reported before any work."""
     from dgl_lib.app import assess, export
 
     tables = assess.evaluate(network, data, out, progress=sys.stderr.isatty(), **what)

@@ -46,8 +46,7 @@ def open_network(checkpoint: str | Path | None = None, model: str | None = None,
 
     The ``weights`` of a torchvision ``model`` are named as there ("DEFAULT", "IMAGENET1K_V2") and downloaded once.
     "none" gives random ones. The path of a file of tensors is allowed too, and the class names are known if the file
-    still has torchvision's name. UserError: both are given, a name is unknown, or weights are missing or do not fit.
-    """
+    still has torchvision's name. UserError: both are given, a name is unknown, or weights are missing or do not fit."""
     if model is not None and checkpoint is not None:
         raise UserError(f"checkpoint {str(checkpoint)!r} and model {model!r} given, one of them allowed")
     if model is not None:
@@ -117,8 +116,7 @@ def layers(network: Network, size: int | None = None, device: str = "auto") -> l
 
     These are the named layers of this project's networks. Of any other network they are the modules with at most one
     dot in their name that run once and give a map N x K x h x w of more than one cell. Deeper modules work as well.
-    UserError: the input is below 32 px, the device is unknown, or the network has no such layer.
-    """
+    UserError: the input is below 32 px, the device is unknown, or the network has no such layer."""
     side = size or network.size
     if side < 32:
         raise UserError(f"size: {side} px given, at least 32 needed")

@@ -10,7 +10,7 @@ from dgl_lib.data.listed import SPLITS, Listed, Root
 from dgl_lib.data.pets import Pets
 from dgl_lib.data.records import Dataset, Record, Shuffled, Subset, first_per_class, need_readable, skip_unreadable
 from dgl_lib.data.voc import Voc
-from dgl_lib.data.wsol import Lid, Wsol
+from dgl_lib.data.wsol import FOLDERS, Lid, Wsol
 from dgl_lib.errors import UserError
 
 # Name -> what makes it from a split and the folder of its files. Each class's docstring shows the layout of its files.
@@ -19,9 +19,7 @@ DATASETS: dict[str, Callable[[str, Root], Dataset]] = {
     "pets": Pets,  # Oxford-IIIT Pet
     "voc": Voc,  # Pascal VOC 2012, segmentation
     "cub": Cub,  # CUB-200-2011 as released
-    "cub_wsol": partial(Wsol, "cub_wsol"),  # this and the next two through wsolevaluation's lists
-    "ilsvrc": partial(Wsol, "ilsvrc"),
-    "openimages": partial(Wsol, "openimages"),
+    **{name: partial(Wsol, name) for name in FOLDERS},  # cub_wsol, ilsvrc, openimages, by wsolevaluation's lists
     # ILSVRC validation images with pixel masks
     "lid": lambda split, root: Wsol("ilsvrc", "train", root) if split == "train" else Lid(split, root),
     "folder": Folder,  # yours
@@ -33,10 +31,8 @@ def load(name: str, split: str, *, root: Root = None, per_class: int = 0, skip: 
 
     ``root`` is the folder of the files; None: $DGL_DATA, and if that is unset, pets, voc and cub are downloaded into
     ``data``. wsolevaluation's lists are in $DGL_WSOL_METADATA, else in ``root/metadata``. ``per_class`` keeps the first
-    so many images of each class, in the data set's order (0: all). ``skip`` decodes what is kept, and leaves out what
-    cannot be read (see ``skip_unreadable``). UserError for an unknown name or split, a negative ``per_class``, or files
-    that are not what the data set expects.
-    """
+    so many images of each class (0: all). ``skip`` decodes what is kept, and leaves out what cannot be read. UserError
+    for an unknown name or split, a negative ``per_class``, or files that are not what the data set expects."""
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}; allowed: {', '.join(DATASETS)}")
     dataset = first_per_class(DATASETS[name](split, root), per_class)
@@ -47,9 +43,7 @@ def check(name: str, root: Root = None, *, decode: bool = False) -> tuple[list[s
     """What is there of a data set, split by split: lists, files, and whether boxes and masks fit their photographs.
 
     ``name`` and ``root`` are as for ``load``. ``decode`` also decodes every file, which takes hours for large sets;
-    pets and folders are always decoded. Returns one line for each complete split, and one for each other split that
-    says what is missing or wrong.
-    """
+    pets and folders are always decoded. Returns a line for each complete split, and what is wrong with each other."""
     complete, problems = [], []
     for split in SPLITS:
         where = f"{name} {split}: "

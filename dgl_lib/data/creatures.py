@@ -1,8 +1,8 @@
 """Creatures: the study's own pictures, drawn from a seed, with whole-object and part masks.
 
-Eight classes share their bodies, legs, tails, faces, coats and surroundings. They differ in the shape and the paint of
-ONE telling part (antlers, a sail, a shell, ...). That part is enough for a classifier, but a localizer should find the
-whole animal: does the map find more than the telling part? A picture is made in four steps:
+Eight classes share bodies, legs, tails, faces, coats and surroundings. They differ in the shape and the paint of ONE
+telling part (antlers, a sail, a shell, ...). That is enough for a classifier; a localizer should find the whole animal.
+A picture is made in four steps:
 
 1. A creature is a list of polygons in its own units (body about 1000 long, facing right, y down).
 2. All polygons are turned, scaled and placed, then filled into one canvas of *inks* at twice the final size. An ink is
@@ -10,8 +10,8 @@ whole animal: does the map find more than the telling part? A picture is made in
 3. Inks become colours through a palette, the canvas shrinks by two (soft edges), and the layers give the masks.
 4. Light, a little relief and a little noise are added.
 
-All arithmetic is on integers (sines come from a table), so every machine draws the same pixels, whatever its vector
-width. numpy's and OpenCV's floating-point functions do not promise that. A picture takes about 5 ms.
+All arithmetic is on integers (sines come from a table), so every machine draws the same pixels. Floating-point
+functions of numpy and OpenCV do not promise that. A picture takes about 5 ms.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from dgl_lib.data.records import Record, around
+from dgl_lib.data.records import Dataset, Record, around
 from dgl_lib.errors import UserError
 
 SPLITS = {"train": 2000, "val": 400, "test": 400}
@@ -32,27 +32,17 @@ FRACTION_BITS = 4  # polygon corners are given in 1/16 of a canvas pixel
 Rng = np.random.Generator
 Piece = tuple[int, np.ndarray]  # (ink, (n, 2) int64 corners)
 
-# Layers, back to front. Layer 0 is the empty ground.
-HILLS, STONES, PLANTS, LUMPS = 1, 2, 3, 4
-TAIL, FAR_LEGS, PART_BEHIND, NEAR_LEGS, BODY, FACE, PART_BEFORE = 5, 6, 7, 8, 9, 10, 11
-GRASS = 12  # before the creature
+# Layers, back to front, over the empty ground (0): what stands behind, the creature from TAIL to PART_BEFORE, grass.
+HILLS, STONES, PLANTS, LUMPS, TAIL, FAR_LEGS, PART_BEHIND, NEAR_LEGS, BODY, FACE, PART_BEFORE, GRASS = range(1, 13)
 LAYERS, SHADES = 16, 8
 OUTLINED = LAYERS * SHADES  # added to an ink: the dark twin of its colour
 PART_LAYERS = (PART_BEHIND, PART_BEFORE)
-CREATURE_LAYERS = (TAIL, PART_BEFORE)  # the first and the last
 
 # Bodies and surroundings share these quiet paints, so that no colour tells an object from its background.
 PAINTS = np.array([
     (189, 133, 118), (210, 174, 127), (218, 199, 156), (140, 167, 154), (103, 128, 109), (125, 151, 169),
     (98, 113, 141), (150, 133, 165), (191, 154, 171), (157, 130, 113), (144, 147, 155), (190, 185, 163),
     (177, 110, 110), (110, 150, 153), (156, 165, 119), (223, 213, 200),
-], dtype=np.int32)  # fmt: skip
-
-# The telling parts are brighter, with one paint a class, in the order of PARTS. When all had the same paints, training
-# stayed at chance for minutes before it found the shapes.
-PART_PAINTS = np.array([
-    (250, 232, 70), (40, 205, 222), (236, 70, 165), (250, 132, 34),
-    (134, 78, 232), (78, 216, 92), (236, 52, 56), (48, 100, 240),
 ], dtype=np.int32)  # fmt: skip
 
 SINE = [round(math.sin(math.radians(degree)) * 4096) for degree in range(360)]
@@ -119,8 +109,8 @@ SPIRAL = np.array([spoke(degrees, 205 - degrees // 4) for degrees in range(60, 8
 SHELL = [(0, ellipse(0, -90, 235, 225)), (1, stroke(SPIRAL, 18, 12))]
 
 TIPS = np.array([spoke(degrees, 155 if degrees % 72 else 285) for degrees in range(0, 360, 36)]) + (0, -330)
-STAR = [(0, TIPS), (1, ellipse(0, -330, 70, 70))]
-STALK = stroke([(0, 120), (20, -100), (0, -330)], 60, 40)  # a tail, no part of the star
+STALK = (8 * (TAIL - PART_BEHIND), stroke([(0, 120), (20, -100), (0, -330)], 60, 40))  # a tail, no part of the star
+STAR = [(0, TIPS), (1, ellipse(0, -330, 70, 70)), STALK]
 
 RINGS = [stroke([(-x, y - 20), (0, y + 20), (x, y - 20)], 17, 17) for x, y in ((150, -90), (120, -220), (80, -350))]
 HORN = [(0, stroke([(0, 80), (0, -200), (0, -540)], 205, 20)), *((1, ring) for ring in RINGS)]
@@ -128,36 +118,37 @@ HORN = [(0, stroke([(0, 80), (0, -200), (0, -540)], 205, 20)), *((1, ring) for r
 FEATHER = ((0, ellipse(0, -180, 92, 215)), (1, ellipse(0, -295, 46, 58)))
 FAN = [(shade, turn(corners, tilt)) for tilt in (-62, 62, -31, 31, 0) for shade, corners in FEATHER]
 
-# class -> its part, the anchor it grows from, its tilt there in degrees, its layer
+# class -> its part, the anchor it grows from, its tilt there in degrees, its layer, its paint (brighter than PAINTS).
+# When all parts had the same paints, training stayed at chance for minutes before it found the shapes.
 PARTS = {
-    "antlered": (ANTLERS, "crown", 0, PART_BEHIND),
-    "sailback": (SAIL, "back", 0, PART_BEHIND),
-    "curlsnout": (TRUNK, "nose", 0, PART_BEFORE),
-    "roundear": (EARS, "crown", 0, PART_BEHIND),
-    "shellback": (SHELL, "back", 0, PART_BEFORE),
-    "startail": (STAR, "rear", -40, PART_BEHIND),
-    "longhorn": (HORN, "crown", 25, PART_BEHIND),
-    "fantail": (FAN, "rear", -60, PART_BEHIND),
+    "antlered": (ANTLERS, "crown", 0, PART_BEHIND, (250, 232, 70)),
+    "sailback": (SAIL, "back", 0, PART_BEHIND, (40, 205, 222)),
+    "curlsnout": (TRUNK, "nose", 0, PART_BEFORE, (236, 70, 165)),
+    "roundear": (EARS, "crown", 0, PART_BEHIND, (250, 132, 34)),
+    "shellback": (SHELL, "back", 0, PART_BEFORE, (134, 78, 232)),
+    "startail": (STAR, "rear", -40, PART_BEHIND, (78, 216, 92)),
+    "longhorn": (HORN, "crown", 25, PART_BEHIND, (236, 52, 56)),
+    "fantail": (FAN, "rear", -60, PART_BEHIND, (48, 100, 240)),
 }
 CLASSES = tuple(PARTS)
 
-# ---- bodies, shared by all classes: plan -> outline before smoothing, and where things grow
-PLANS: dict[str, tuple[list[tuple[int, int]], dict[str, tuple[int, int]]]] = {
-    "round": ([(450, -120), (440, 170), (230, 400), (-170, 410), (-440, 220), (-450, -130), (-220, -400), (190, -410)],
-              {"crown": (180, -340), "back": (-140, -330), "rear": (-400, 60), "nose": (390, 70), "eye": (260, -90)}),
-    "long": ([(640, -220), (620, 40), (420, 270), (-460, 290), (-640, 130), (-620, -130), (-380, -250), (120, -220),
-              (260, -430), (540, -430)],
-             {"crown": (400, -360), "back": (-170, -200), "rear": (-580, 10), "nose": (580, -60), "eye": (460, -210)}),
-    "pear": ([(500, -260), (490, -30), (330, 340), (-120, 430), (-470, 350), (-540, 40), (-340, -220), (0, -310),
-              (160, -510), (400, -490)],
-             {"crown": (270, -430), "back": (-230, -220), "rear": (-480, 150), "nose": (450, -90), "eye": (340, -240)}),
-    "bean": ([(620, -70), (590, 200), (340, 300), (80, 190), (-160, 220), (-440, 340), (-610, 170), (-570, -160),
-              (-270, -370), (120, -360), (460, -280)],
-             {"crown": (370, -260), "back": (-150, -310), "rear": (-550, 60), "nose": (540, 90), "eye": (430, -50)}),
-    "egg": ([(340, -420), (430, -120), (420, 260), (210, 440), (-210, 440), (-420, 270), (-420, -100), (-250, -420),
-             (50, -540)],
-            {"crown": (90, -440), "back": (-280, -210), "rear": (-370, 180), "nose": (370, -70), "eye": (230, -190)}),
-}  # fmt: skip
+# ---- bodies, shared by all classes: the outline before smoothing, and where things grow
+PLANS: list[tuple[list[tuple[int, int]], dict[str, tuple[int, int]]]] = [
+    ([(450, -120), (440, 170), (230, 400), (-170, 410), (-440, 220), (-450, -130), (-220, -400), (190, -410)],
+     {"crown": (180, -340), "back": (-140, -330), "rear": (-400, 60), "nose": (390, 70), "eye": (260, -90)}),
+    ([(640, -220), (620, 40), (420, 270), (-460, 290), (-640, 130), (-620, -130), (-380, -250), (120, -220),
+      (260, -430), (540, -430)],
+     {"crown": (400, -360), "back": (-170, -200), "rear": (-580, 10), "nose": (580, -60), "eye": (460, -210)}),
+    ([(500, -260), (490, -30), (330, 340), (-120, 430), (-470, 350), (-540, 40), (-340, -220), (0, -310), (160, -510),
+      (400, -490)],
+     {"crown": (270, -430), "back": (-230, -220), "rear": (-480, 150), "nose": (450, -90), "eye": (340, -240)}),
+    ([(620, -70), (590, 200), (340, 300), (80, 190), (-160, 220), (-440, 340), (-610, 170), (-570, -160), (-270, -370),
+      (120, -360), (460, -280)],
+     {"crown": (370, -260), "back": (-150, -310), "rear": (-550, 60), "nose": (540, 90), "eye": (430, -50)}),
+    ([(340, -420), (430, -120), (420, 260), (210, 440), (-210, 440), (-420, 270), (-420, -100), (-250, -420),
+      (50, -540)],
+     {"crown": (90, -440), "back": (-280, -210), "rear": (-370, 180), "nose": (370, -70), "eye": (230, -190)}),
+]  # fmt: skip
 
 
 def legs(rng: Rng, outline: np.ndarray) -> list[Piece]:
@@ -167,8 +158,7 @@ def legs(rng: Rng, outline: np.ndarray) -> list[Piece]:
     for x in (-250, 210):
         lowest = int(outline[np.abs(outline[:, 0] - x) < 120, 1].max())
         for layer, shift in ((FAR_LEGS, 90), (NEAR_LEGS, -20)):
-            swing = int(rng.integers(-60, 61))
-            foot = (x + shift + swing, lowest + length)
+            foot = (x + shift + int(rng.integers(-60, 61)), lowest + length)
             pieces.append((8 * layer, stroke([(x + shift, lowest - 120), (x + shift, lowest), foot], width, width)))
             pieces.append((8 * layer, ellipse(foot[0] + 20, foot[1], width + 30, width * 3 // 4)))
     return pieces
@@ -205,10 +195,10 @@ def markings(rng: Rng) -> list[Piece]:
     return [*((8 * BODY + 1, piece) for piece in pieces), *belly]
 
 
-def creature(rng: Rng, label: int) -> tuple[list[Piece], list[Piece]]:
-    """A creature of one class and its markings, in its own units."""
-    part, anchor, tilt, layer = PARTS[CLASSES[label]]
-    corners, anchors = list(PLANS.values())[rng.integers(len(PLANS))]
+def creature(rng: Rng, kind: str) -> tuple[list[Piece], list[Piece]]:
+    """A creature of the class ``kind`` and its markings, in its own units."""
+    part, anchor, tilt, layer, _ = PARTS[kind]
+    corners, anchors = PLANS[rng.integers(len(PLANS))]
     outline = smooth(np.array(corners) + rng.integers(-30, 31, (len(corners), 2)))
     pieces = [(8 * BODY, outline), *legs(rng, outline), *face(rng, anchors["eye"], anchors["nose"])]
     if rng.integers(3):  # two in three have a short tail, up or down
@@ -216,8 +206,7 @@ def creature(rng: Rng, label: int) -> tuple[list[Piece], list[Piece]]:
         line = [(x + 150, y), (x - 70, y + 40), (x - 150, y + lift // 2), (x - 190, y + lift)]
         pieces.append((8 * TAIL, stroke(line, 60, 22)))
     size, tilt = int(rng.integers(115, 146)), tilt + int(rng.integers(-12, 13))
-    grown = [(8 * layer + shade, corners) for shade, corners in part] + [(8 * TAIL, STALK)] * (part is STAR)
-    pieces += [(ink, turn(corners * size // 100, tilt) + np.array(anchors[anchor])) for ink, corners in grown]
+    pieces += [(8 * layer + shade, turn(shape * size // 100, tilt) + anchors[anchor]) for shade, shape in part]
     return pieces, markings(rng)
 
 
@@ -241,10 +230,12 @@ def place(rng: Rng, pieces: list[Piece], markings: list[Piece]) -> tuple[list[Pi
     return placed[: len(pieces)], placed[len(pieces) :]
 
 
-def fill(canvas: np.ndarray, pieces: list[Piece]) -> None:
-    """Fill the pieces into the canvas from the lowest layer to the highest, in their given order within a layer."""
+def fill(pieces: list[Piece]) -> np.ndarray:
+    """A canvas of inks, filled from the lowest layer to the highest, in the order given within a layer."""
+    canvas = np.zeros((CANVAS, CANVAS), np.uint8)
     for ink, corners in sorted(pieces, key=lambda piece: piece[0] >> 3):
         cv2.fillPoly(canvas, [corners.astype(np.int32)], ink, shift=FRACTION_BITS)
+    return canvas
 
 
 def scatter(rng: Rng, fewest: int, most: int, low: tuple[int, ...], high: tuple[int, ...]) -> list[list[int]]:
@@ -258,29 +249,28 @@ def grass(layer: int, blades: list[list[int]]) -> list[Piece]:
     for number, (x, y, lean, height) in enumerate(blades):
         middle, bend = y - height * 3 // 5, x + lean // 3
         blade = [(x - 6, y), (bend - 5, middle), (x + lean, y - height), (bend + 5, middle), (x + 6, y)]
-        pieces.append((8 * layer + number % 4, np.array(blade) << FRACTION_BITS))
+        pieces.append((8 * layer + number % 4, np.array(blade)))
     return pieces
 
 
 def scenery(rng: Rng) -> list[Piece]:
-    """Hills, pebbles, blades of grass, and lumps shaped like a bare body."""
-    hills = enumerate(scatter(rng, 1, 3, (0, 60, 40, 20), (256, 256, 120, 80)))
-    stones = enumerate(scatter(rng, 1, 5, (0, 0, 6, 5), (256, 256, 26, 20)))
-    pieces = [(8 * HILLS + number % 4, ellipse(*oval) << FRACTION_BITS) for number, oval in hills]
-    pieces += [(8 * STONES + number % 4, ellipse(*oval) << FRACTION_BITS) for number, oval in stones]
+    """Hills, pebbles, blades of grass, and lumps shaped like a bare body, in canvas pixels."""
+    hills = scatter(rng, 1, 3, (0, 60, 40, 20), (256, 256, 120, 80))
+    stones = scatter(rng, 1, 5, (0, 0, 6, 5), (256, 256, 26, 20))
+    pieces = [(8 * HILLS + number % 4, ellipse(*oval)) for number, oval in enumerate(hills)]
+    pieces += [(8 * STONES + number % 4, ellipse(*oval)) for number, oval in enumerate(stones)]
     pieces += grass(PLANTS, scatter(rng, 2, 7, (0, 40, -40, 20), (256, 290, 40, 80)))
     for x, y, size, angle in scatter(rng, 0, 1, (0, 0, 12, 0), (256, 256, 30, 359)):
-        corners = list(PLANS.values())[rng.integers(len(PLANS))][0]
-        lump = turn(smooth(np.array(corners)) * size // 500, angle) + np.array((x, y))
-        pieces.append((8 * LUMPS, lump << FRACTION_BITS))
+        corners, _ = PLANS[rng.integers(len(PLANS))]
+        pieces.append((8 * LUMPS, turn(smooth(np.array(corners)) * size // 500, angle) + (x, y)))
     return pieces
 
 
 # ---- colour and light
-def palette(rng: Rng, label: int) -> np.ndarray:
-    """(256, 3) uint8: the colour of every ink, and of its dark twin in the upper half."""
+def palette(rng: Rng, paint: tuple[int, int, int]) -> np.ndarray:
+    """(256, 3) uint8: the colour of every ink, and of its dark twin in the upper half; ``paint`` is the part's."""
     colours = PAINTS[rng.integers(len(PAINTS), size=(LAYERS, SHADES))]
-    (body, coat), part = PAINTS[rng.permutation(len(PAINTS))[:2]], PART_PAINTS[label]
+    (body, coat), part = PAINTS[rng.permutation(len(PAINTS))[:2]], np.array(paint)
     colours[BODY, :3] = body, coat, (body + 2 * np.array((250, 240, 225))) // 3
     colours[[TAIL, FAR_LEGS, NEAR_LEGS], 0] = body, body * 3 // 4, body
     colours[PART_LAYERS, 0], colours[PART_LAYERS, 1] = part, part * 3 // 4
@@ -298,20 +288,15 @@ def quarters(canvas: np.ndarray) -> np.ndarray:
     return rows[:, 0::2] + rows[:, 1::2]
 
 
-def soften(mask: np.ndarray, radius: int) -> np.ndarray:
-    """(H, W) int64 through a box blur of half width ``radius``, down and across, twice; edges are repeated."""
-    for _ in range(4):
-        total = np.cumsum(np.pad(mask, [(radius + 1, radius), (0, 0)], "edge"), axis=0, dtype=np.int32)
-        mask = ((total[2 * radius + 1 :] - total[: -2 * radius - 1]) // (2 * radius + 1)).T
-    return mask
-
-
 def light(rng: Rng, colours: np.ndarray, creature: np.ndarray, part: np.ndarray) -> np.ndarray:
     """Shade the two masks as if they bulged towards a light, let the creature cast a shadow, tint all, add noise."""
     x, y = int(rng.integers(-5, 6)), int(rng.integers(-6, -2))
     brightness = np.full((SIDE, SIDE), 256, np.int32)
-    for mask, radius in ((creature, 6), (part, 3)):
-        height = np.pad(soften(mask * np.int32(255), radius), 6)
+    for mask, side in ((creature, 13), (part, 7)):
+        height: np.ndarray = mask * np.int32(255)
+        for window in ((1, side), (side, 1)) * 2:  # a box blur, down and across, twice
+            height = cv2.boxFilter(height, cv2.CV_32S, window, normalize=False, borderType=cv2.BORDER_REPLICATE) // side
+        height = np.pad(height, 6)
         lit, unlit = (height[6 + s * y : 6 + s * y + SIDE, 6 + s * x : 6 + s * x + SIDE] for s in (1, -1))
         brightness += np.where(mask, (unlit - lit) * 3 // 8, -lit // 5 if mask is creature else 0)
     tint = rng.integers(220, 290, dtype=np.int32) + rng.integers(-10, 11, 3, np.int32)
@@ -322,39 +307,37 @@ def light(rng: Rng, colours: np.ndarray, creature: np.ndarray, part: np.ndarray)
 def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image ``index`` of a split: image (128, 128, 3) uint8, mask and telling part (128, 128) bool; all read-only."""
     rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
-    canvas = np.zeros((CANVAS, CANVAS), np.uint8)
-    fill(canvas, scenery(rng))
-    pieces, marks = place(rng, *creature(rng, index % len(CLASSES)))
-    fill(canvas, pieces)
-    coat = np.zeros_like(canvas)
-    fill(coat, marks)
+    kind = CLASSES[index % len(CLASSES)]
+    behind = scenery(rng)
+    animal, marks = place(rng, *creature(rng, kind))
+    before = grass(GRASS, scatter(rng, 0, 5, (0, 250, -40, 25), (256, 270, 40, 75)))  # hides a little of the animal
+    around = [(ink, corners << FRACTION_BITS) for ink, corners in behind + before]
+    canvas, coat = fill(around + animal), fill(marks)
     np.copyto(canvas, coat, where=(canvas == 8 * BODY) & (coat > 0))
-    fill(canvas, grass(GRASS, scatter(rng, 0, 5, (0, 250, -40, 25), (256, 270, 40, 75))))  # hides a little of it
     layers = canvas >> 3
     # every piece gets a dark rim two canvas pixels wide, on its own side of the border
     canvas[layers != cv2.erode(layers, np.ones((5, 5), np.uint8))] |= OUTLINED
-    inks = cv2.LUT(cv2.merge([canvas] * 3), palette(rng, index % len(CLASSES))[:, None])
+    inks = palette(rng, PARTS[kind][-1])[canvas]
     # the empty ground is a gradient between three muted paints
     first, right, down = (PAINTS[rng.integers(len(PAINTS), size=3)] * 2 + rng.integers(90, 250)) // 3
     ramp = np.arange(SIDE, dtype=np.int32)[:, None]
     ground = first + ((right - first) * ramp >> 8)[None] + ((down - first) * ramp >> 8)[:, None]  # (128, 128, 3)
     colours = (quarters(inks) + quarters(canvas == 0)[:, :, None].astype(np.int32) * ground) >> 2
     # a pixel belongs to what fills at least half of it
-    mask = quarters((layers >= CREATURE_LAYERS[0]) & (layers <= CREATURE_LAYERS[1])) >= 2
-    part = quarters((layers == PART_LAYERS[0]) | (layers == PART_LAYERS[1])) >= 2
+    mask = quarters((layers >= TAIL) & (layers <= PART_BEFORE)) >= 2
+    part = quarters(np.isin(layers, PART_LAYERS)) >= 2
     image = light(rng, colours, mask, part)
     for array in (image, mask, part):
         array.flags.writeable = False  # kept by the data set: nobody may change what the next reader gets
     return image, mask, part
 
 
-class Creatures:
+class Creatures(Dataset):
     """The drawn data set: "train" (2000 images), "val" (400) or "test" (400).
 
     Image i of a split depends on (seed, split, i) alone and is drawn when first asked for. ``count`` keeps the first
     so many images (None: all); another ``seed`` (0 or more) gives another data set of the same kind. UserError for an
-    unknown split, a count outside 1..size of the split, a seed that is not a whole number from 0 on.
-    """
+    unknown split, a count outside 1..size of the split, a seed that is not a whole number from 0 on."""
 
     name = "creatures"
 
@@ -370,9 +353,6 @@ class Creatures:
         self.names = [f"{split}-{index:04d}" for index in range(size)]
         self.labels = np.arange(size, dtype=np.int64) % len(CLASSES)
         self._drawn: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         index = range(len(self))[index]  # negative indices and IndexError as in a list

@@ -38,8 +38,7 @@ class Cub(Listed):
     "test" is the data set's own; "val" is every fifth of its training images of each class, their paths sorted, and
     "train" the rest. (``cub_wsol`` has wsolevaluation's roles, with CUBv2 for validation.) Boxes are
     ``x, y, x + width, y + height``, cut at the image, as wsolevaluation's lists have them. Points (beak, crown, ...)
-    are no region, so ``part`` stays None.
-    """
+    are no region, so ``part`` stays None."""
 
     name = "cub"
     cut = True
@@ -71,7 +70,7 @@ class Cub(Listed):
         return labels if self.split == "test" else every_nth(labels, 5, held_out=self.split == "val")
 
     def pixels(self, index: int, size: Size, values: list[np.ndarray]) -> Pixels:
-        return {"mask": values[0] > VOTES} if values else {}
+        return {"mask": values[0] > VOTES}
 
     def download(self, folder: Path) -> None:
         from torchvision.datasets.utils import download_and_extract_archive

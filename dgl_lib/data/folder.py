@@ -28,8 +28,7 @@ class Folder(Listed):
     fifth (rounded down, at least one) is "test", the next fifth "val", the rest "train": the split depends on the names
     only. A new file may move another one into another split, so write ``splits.csv`` if a data set grows.
     If there is a folder ``masks``, each image of val and test needs a mask; ignore and part masks may be few.
-    Photographs are turned as their EXIF data say; masks and boxes must be drawn on what is then seen.
-    """
+    Photographs are turned as their EXIF data say; masks and boxes must be drawn on what is then seen."""
 
     name = "folder"
     oriented = small = True
@@ -53,8 +52,7 @@ class Folder(Listed):
                 need = "a class needs three or more to be in train, val and test, or a splits.csv"
                 raise UserError(f"{place}: {len(files)} images; {need} that says where each is")
             order, fifth = sorted(files, key=lambda f: hashlib.sha256(f.encode()).digest()), max(1, len(files) // 5)
-            roles |= dict.fromkeys(order, "train") | dict.fromkeys(order[: 2 * fifth], "val")
-            roles |= dict.fromkeys(order[:fifth], "test")
+            roles |= {f: "test" if i < fifth else "val" if i < 2 * fifth else "train" for i, f in enumerate(order)}
             labels |= dict.fromkeys(files, label)
         if splits.is_file():
             roles = {name: role for name, [role] in by_name(read_table(splits, "image", "split"), splits).items()}

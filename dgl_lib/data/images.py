@@ -14,9 +14,8 @@ from dgl_lib.errors import UserError
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels on and refuses from 179 on; its refusal becomes ours, below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Pillow warns from 89 megapixels on and refuses from 179 on; its refusal becomes ours, below.
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image = Image.open(path)
         with image:
             yield image
@@ -37,8 +36,7 @@ def read_image(path: str | Path, *, oriented: bool = True) -> np.ndarray:
     over white, and 16-bit grey is scaled from 0..65535 to 0..255 (Pillow itself would clip it). Colour profiles are not
     applied. The file's kind is told by its bytes, not by its name. Of several frames, the first is read. UserError if
     the file is missing, empty, cut off, corrupt, of a pixel type without a fixed range (32-bit), or of more than the
-    179 million pixels that Pillow decodes (it may be a decompression bomb).
-    """
+    179 million pixels that Pillow decodes (it may be a decompression bomb)."""
     with _opened(path) as image:
         if oriented:
             image = ImageOps.exif_transpose(image)

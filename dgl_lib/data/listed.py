@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from dgl_lib.data.images import image_size, read_image, read_mask
-from dgl_lib.data.records import Record, around
+from dgl_lib.data.records import Dataset, Record, around
 from dgl_lib.errors import UserError
 from dgl_lib.files import sha256
 
@@ -26,22 +26,19 @@ Groups = dict[str, list[list[str]]]  # first value of a row -> the other values 
 Pixels = dict[str, np.ndarray | None]  # "mask", "ignore", "part": (H, W) bool
 
 
-class Listed:
+class Listed(Dataset):
     """One split of the photographs that a list names. ``read_lists``, ``pixels`` and so on tell the sets apart.
 
     Construction reads lists and file names and decodes no image; a record is made when asked for and not kept.
     ``root`` is the folder of the data; None: $DGL_DATA, and if that is unset ``download`` fetches them into ``data``.
     UserError for a split that is not one of ``splits``, a missing file or a broken list.
     Photographs are taken as stored unless ``oriented`` is set: the published boxes and masks lie in that frame
-    (ILSVRC2012_val_00018903 is the known case), and the published protocols ignore the EXIF orientation.
-    """
+    (ILSVRC2012_val_00018903 is the known case), and the published protocols ignore the EXIF orientation."""
 
-    name: str
     splits: tuple[str, ...] = SPLITS
     oriented = False
     small = False  # so few images that a check may decode them all
     suffix = ""  # a photograph's name and its suffix make its file
-    classes: tuple[str, ...]
     folder: Path  # of the photographs
     masks: Path | None = None  # the folder of the masks
     allowed: tuple[int, ...] = ()  # the values that a mask file may hold; (): all
@@ -56,8 +53,7 @@ class Listed:
         labels = self.read_lists()
         self.names, self.labels = list(labels), np.array(list(labels.values()), dtype=np.int64)
         need_files((f"{self.folder}/{self.file(name)}" for name in labels), f"{self.name} {split} photographs")
-        masks = (str(path) for index in range(len(self)) for path in self.annotations(index))
-        need_files(masks, f"{self.name} {split} masks")
+        need_files((path for i in range(len(self)) for path in self.annotations(i)), f"{self.name} {split} masks")
 
     def read_lists(self) -> dict[str, int]:
         """Name -> label, in the split's order. Also sets the attributes above."""
@@ -72,7 +68,7 @@ class Listed:
         return [(self.masks / self.file(self.names[index])).with_suffix(".png")] if self.masks else []
 
     def pixels(self, index: int, size: Size, values: list[np.ndarray]) -> Pixels:
-        """An image's masks from the values of its mask files, each (h, w) uint8."""
+        """An image's masks from the values of its mask files, each (h, w) uint8, if it has any."""
         raise NotImplementedError
 
     def fits(self, index: int, size: Size, mask: Size) -> bool:
@@ -80,14 +76,9 @@ class Listed:
         return mask == size
 
     def download(self, folder: Path) -> None:
-        """Fetch the data into ``folder``, if they can be fetched."""
         raise UserError(f"{self.name}: neither root nor DGL_DATA is set; one of them names the folder of the data")
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def path(self, index: int) -> Path:
-        """The photograph's file."""
         return self.folder / self.file(self.names[index])
 
     def image(self, index: int) -> np.ndarray:
@@ -97,13 +88,12 @@ class Listed:
     def __getitem__(self, index: int) -> Record:
         """The photograph and all that is known of it; UserError if a file cannot be decoded or does not fit."""
         image, paths = self.image(index), self.annotations(index)
-        values, (height, width, _) = [read_mask(path) for path in paths], image.shape
-        self._check(index, (height, width), [mask.shape for mask in values])
+        size, values = image.shape[:2], [read_mask(path) for path in paths]
+        boxes = np.array(self._checked_boxes(index, size, [mask.shape for mask in values]), np.int32).reshape(-1, 4)
         for path, found in zip(paths, values, strict=True):
             if self.allowed and (odd := found[~np.isin(found, self.allowed)]).size:
                 raise UserError(f"{path}: value {odd[0]} found; {', '.join(map(str, self.allowed))} allowed")
-        pixels = self.pixels(index, (height, width), values)
-        boxes = np.array(self._boxes(index, (height, width)), dtype=np.int32).reshape(-1, 4)
+        pixels = self.pixels(index, size, values) if values else {}
         if len(boxes) == 0 and (mask := pixels.get("mask")) is not None:
             boxes = around(mask)
         return Record(self.names[index], image, int(self.labels[index]), boxes, **pixels)
@@ -112,23 +102,22 @@ class Listed:
         """Open the headers of val's and test's photographs and masks; UserError at the first that does not fit."""
         for index in range(len(self)) if self.split != "train" else ():
             size = image_size(self.path(index), oriented=self.oriented)
-            self._check(index, size, [image_size(path, oriented=False) for path in self.annotations(index)])
+            self._checked_boxes(index, size, [image_size(path, oriented=False) for path in self.annotations(index)])
 
-    def _boxes(self, index: int, size: Size) -> list[Box]:
-        boxes, (height, width) = self.boxes.get(self.names[index], []), size
-        return [(x, y, min(x1, width - 1), min(y1, height - 1)) for x, y, x1, y1 in boxes] if self.cut else boxes
-
-    def _check(self, index: int, size: Size, masks: Iterable[tuple[int, ...]]) -> None:
-        path, listed = self.path(index), self.sizes.get(self.names[index], size)
-        if listed != size:
-            found = f"{size[1]}x{size[0]} pixels, its list says {listed[1]}x{listed[0]}"
+    def _checked_boxes(self, index: int, size: Size, masks: list[Size]) -> list[Box]:
+        """An image's boxes, if these, the listed size and its masks' sizes fit the photograph's size."""
+        name, path, (height, width) = self.names[index], self.path(index), size
+        if (listed := self.sizes.get(name, size)) != size:
+            found = f"{width}x{height} pixels, its list says {listed[1]}x{listed[0]}"
             raise UserError(f"{path}: {found}; boxes and masks are given for photographs of their original size")
-        for box in self._boxes(index, size):
-            read_box(box, path, size)
-        for path, (height, width) in zip(self.annotations(index), masks, strict=True):
-            if not self.fits(index, size, (height, width)):
-                found = f"{width}x{height} pixels, its photograph has {size[1]}x{size[0]}"
-                raise UserError(f"{path}: {found}; equal sizes expected")
+        boxes = self.boxes.get(name, [])
+        if self.cut:
+            boxes = [(x0, y0, min(x1, width - 1), min(y1, height - 1)) for x0, y0, x1, y1 in boxes]
+        boxes = [read_box(box, path, size) for box in boxes]
+        for file, (h, w) in zip(self.annotations(index), masks, strict=True):
+            if not self.fits(index, size, (h, w)):
+                raise UserError(f"{file}: {w}x{h} pixels, its photograph has {width}x{height}; equal sizes expected")
+        return boxes
 
     @cached_property
     def digest(self) -> str:
@@ -155,14 +144,13 @@ class Listed:
         return DOWNLOADS
 
 
-def need_files(files: Iterable[str], what: str) -> None:
+def need_files(files: Iterable[str | Path], what: str) -> None:
     """UserError, with the first and the count of those missing, unless every file exists."""
     # Each folder is listed once. To ask for a million files one by one takes minutes on a disk that is not local.
     wanted = {file: os.path.split(file) for file in files}
     folders = {folder for folder, _ in wanted.values()}
     there = {folder: set(os.listdir(folder)) for folder in folders if os.path.isdir(folder)}  # noqa: PTH112, PTH208
-    missing = [file for file, (folder, name) in wanted.items() if name not in there.get(folder, ())]
-    if missing:
+    if missing := [file for file, (folder, name) in wanted.items() if name not in there.get(folder, ())]:
         raise UserError(f"{missing[0]}: no such file; {len(missing)} of {len(wanted)} {what} are missing")
 
 
@@ -176,11 +164,10 @@ def read_text(path: Path) -> str:
 
 
 def read_rows(path: Path, columns: str, separator: str | None = ",") -> Groups:
-    """The lines of a list without a header. Empty lines and lines that begin with # are skipped.
+    """The lines of a list without a header, but for empty ones and those that begin with #.
 
     ``columns`` names the columns, comma-separated; where the last is "...", further values are allowed and dropped.
-    ``separator`` None is white space.
-    """
+    ``separator`` None is white space."""
     named, groups = columns.removesuffix(",..."), Groups()
     count = named.count(",") + 1
     for number, line in enumerate(read_text(path).splitlines(), start=1):
@@ -217,10 +204,10 @@ def read_named(path: Path, columns: str, separator: str | None = ",") -> dict[st
     return by_name(read_rows(path, columns, separator), path)
 
 
-def read_classes(path: Path, columns: str = "id,class", separator: str | None = ",") -> dict[str, int]:
-    """Name -> class number, from a list of these two columns."""
+def read_numbers(path: Path, columns: str, separator: str | None = ",") -> dict[str, list[int]]:
+    """As ``read_named``, for whole numbers of 0 or more."""
     rows = read_named(path, columns, separator)
-    return {name: natural(text, f"{path}: {name}") for name, [text] in rows.items()}
+    return {name: [natural(text, f"{path}: {name}") for text in texts] for name, texts in rows.items()}
 
 
 def read_objects(path: Path) -> list[tuple[str, Box]]:

@@ -25,8 +25,7 @@ class Pets(listed.Listed):
     "test" is ``test.txt``; "val" is every fifth ``trainval.txt`` image of each class (see ``every_nth``), and "train"
     the rest, in the order of their lists. torchvision downloads the full data set (0.8 GB). ``mask`` is the object,
     ``ignore`` the border, and ``part`` the head: the object's pixels in the head boxes, or None if there are none. One
-    trimap, Abyssinian_34 (test), is all background: it gives an empty mask and no box.
-    """
+    trimap, Abyssinian_34 (test), is all background: it gives an empty mask and no box."""
 
     name = "pets"
     suffix = ".jpg"
@@ -42,7 +41,8 @@ class Pets(listed.Listed):
         notes = self.root / FOLDER / "annotations"
         self.folder, self.masks, heads = self.root / FOLDER / "images", notes / "trimaps", notes / "heads.csv"
         lists = (notes / "trainval.txt", notes / "test.txt")
-        trainval, test = (listed.read_classes(path, "name,class,...", None) for path in lists)
+        rows = (listed.read_numbers(path, "name,class,...", None).items() for path in lists)
+        trainval, test = ({name: number for name, [number] in each} for each in rows)
         if both := sorted(trainval.keys() & test.keys()):
             raise UserError(f"{lists[1]}: {both[0]!r} is in trainval.txt too ({len(both)} in all)")
         breeds = ((number, name.rsplit("_", 1)[0]) for name, number in (trainval | test).items())

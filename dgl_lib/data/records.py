@@ -37,12 +37,13 @@ class Dataset(Protocol):
 
     @property
     def digest(self) -> str: ...  # SHA-256 of images and annotations
-    def __len__(self) -> int: ...
     def image(self, index: int) -> np.ndarray: ...  # (H, W, 3) uint8, RGB
     def __getitem__(self, index: int) -> Record: ...
+    def __len__(self) -> int:
+        return len(self.names)
 
 
-class Subset:
+class Subset(Dataset):
     """The images of ``dataset`` at ``indices``, in that order, as a data set of its own."""
 
     def __init__(self, dataset: Dataset, indices: Iterable[int]):
@@ -50,9 +51,6 @@ class Subset:
         self.name, self.split, self.classes = dataset.name, dataset.split, dataset.classes
         self.names, self.labels = [dataset.names[i] for i in self.indices], dataset.labels[self.indices]
         self._changed = self.names
-
-    def __len__(self) -> int:
-        return len(self.indices)
 
     def image(self, index: int) -> np.ndarray:
         return self.dataset.image(self.indices[index])
@@ -96,11 +94,12 @@ def need_readable(dataset: Dataset, *, progress: bool = False) -> None:
 def skip_unreadable(dataset: Dataset, *, progress: bool = False) -> Dataset:
     """``dataset`` without the images that cannot be read, with a warning that counts them; UserError if none can."""
     readable, problem = _decode(dataset, progress, " and are left out")
-    if problem and not readable:
+    if not problem:
+        return dataset
+    if not readable:
         raise UserError(problem)
-    if problem:
-        warnings.warn(problem, stacklevel=2)
-    return Subset(dataset, readable) if problem else dataset
+    warnings.warn(problem, stacklevel=2)
+    return Subset(dataset, readable)
 
 
 def _decode(dataset: Dataset, progress: bool, and_then: str = "") -> tuple[list[int], str]:

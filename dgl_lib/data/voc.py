@@ -34,8 +34,7 @@ class Voc(Listed):
         ROOT/VOCdevkit/VOC2012/SegmentationClass/NAME.png                  0, classes 1..20, 255 border
 
     "test" is VOC's ``val`` (its own test masks are not public); "val" is every fifth name of its ``train``, sorted, and
-    "train" the rest. A record is named ``NAME_CLASS`` and has the boxes and the mask of its class, which may be empty.
-    """
+    "train" the rest. A record is named ``NAME_CLASS`` and has the boxes and the mask of its class, if any."""
 
     name = "voc"
     classes: tuple[str, ...] = CLASSES

@@ -22,14 +22,14 @@ import numpy as np
 
 from dgl_lib.data import listed
 from dgl_lib.data.images import orientation
-from dgl_lib.data.listed import Listed, Pixels, Root, Size
+from dgl_lib.data.listed import Pixels, Root, Size
 from dgl_lib.errors import UserError
 
 FOLDERS = {"cub_wsol": "CUB", "ilsvrc": "ILSVRC", "openimages": "OpenImages"}  # name -> folder of lists and of images
 SWAPPED = ("00017615", "00018903")  # the ends of the ids of LID's two masks whose width and height changed places
 
 
-class Wsol(Listed):
+class Wsol(listed.Listed):
     """One split ("train", "val", "test") of "cub_wsol", "ilsvrc" or "openimages"; FOLDER as in ``FOLDERS``::
 
         METADATA/FOLDER/SPLIT/image_ids.txt     ID, a path below the folder of images
@@ -43,8 +43,7 @@ class Wsol(Listed):
     METADATA is $DGL_WSOL_METADATA, else ``ROOT/metadata``. CUB and ILSVRC have all boxes of an image and no mask. An
     OpenImages mask unites the objects of an image, its ignore mask leaves the objects out, and its one box goes around
     them; a mask file of another size than its photograph is brought to that size by nearest neighbour. ILSVRC's class
-    names are torchvision's for its ImageNet weights (same order), the others' the folders in the IDs.
-    """
+    names are torchvision's for its ImageNet weights (same order), the others' the folders in the IDs."""
 
     def __init__(self, name: str, split: str, root: Root = None):
         self.name = name
@@ -75,15 +74,13 @@ class Wsol(Listed):
         return True  # OpenImages keeps masks at a resolution of their own
 
     def pixels(self, index: int, size: Size, values: list[np.ndarray]) -> Pixels:
-        if not values:
-            return {}
         shown = [cv2.resize(each, size[::-1], interpolation=cv2.INTER_NEAREST) > 0 for each in values]
         count = len(self.objects[self.names[index]])
         mask = np.logical_or.reduce(shown[:count])
         return {"mask": mask, "ignore": shown[count] & ~mask if len(shown) > count else None}
 
 
-class Lid(Listed):
+class Lid(listed.Listed):
     """One split ("val", "test", "all") of LID track 3, pixel masks of 23,151 ILSVRC validation images::
 
         METADATA/LID/val/list_cls.txt    NAME.JPEG CLASS, the class unused
@@ -92,14 +89,12 @@ class Lid(Listed):
         ROOT/LID/val/NAME.png            masks: 0 background, one other value the object
 
     The paper's figures are measured on "all", where the challenge takes the peak. "val" is every tenth image of each
-    class, the names sorted, and "test" the rest. A record's one box goes around its mask. (The challenge's page counts
-    44,271 masks; it keeps the 21,120 of its test part to itself.)
+    class, the names sorted, and "test" the rest. (The challenge keeps 21,120 of its 44,271 masks to itself.)
 
     Two faults of the release are mended here. ``list_cls.txt`` numbers the classes in another order than ILSVRC's
     lists, so the class is looked up by the image's name. The two masks of ``SWAPPED`` have width and height swapped, as
     the authors of SPA2Net noted: 18903 carries an EXIF orientation, which a drawing tool obeys and a plain decoder
-    ignores. So they are turned back as their photographs' EXIF data say or, if those say nothing, transposed.
-    """
+    ignores. So they are turned back as their photographs' EXIF data say or, if those say nothing, transposed."""
 
     name = "lid"
     splits = ("val", "test", "all")
@@ -144,19 +139,18 @@ def metadata(root: Path, *names: str) -> Path:
 def read_labels(lists: Path) -> dict[str, int]:
     """ID -> class, in the order of ``image_ids.txt``; both lists must hold the same images."""
     ids, path = lists / "image_ids.txt", lists / "class_labels.txt"
-    labels, names = listed.read_classes(path), listed.read_named(ids, "id")
+    labels, names = listed.read_numbers(path, "id,class"), listed.read_named(ids, "id")
     if not names:
         raise UserError(f"{ids}: no image in it, at least one expected")
     listed.compare(labels, path, names, ids.name)
-    return {name: labels[name] for name in names}
+    return {name: labels[name][0] for name in names}
 
 
 def read_sizes(lists: Path) -> dict[str, Size]:
     """ID -> (height, width); empty if the list is empty or missing."""
     path = lists / "image_sizes.txt"
-    rows = listed.read_named(path, "id,width,height").items() if path.is_file() else ()
-    whole = {name: [listed.natural(side, f"{path}: {name}") for side in sides] for name, sides in rows}
-    return {name: (height, width) for name, [width, height] in whole.items()}
+    sizes = listed.read_numbers(path, "id,width,height") if path.is_file() else {}
+    return {name: (height, width) for name, [width, height] in sizes.items()}
 
 
 def read_masks(path: Path) -> listed.Groups:

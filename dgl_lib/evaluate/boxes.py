@@ -41,8 +41,7 @@ class BoxScores:
 
 def with_object(dataset: Dataset, maps: Mapping[float, Maps], scores: Scores) -> tuple[Dataset, dict[float, Maps]]:
     """The images that have scores, those with an object, and their maps by scale."""
-    place = {name: i for i, name in enumerate(dataset.names)}
-    keep = [place[name] for name in scores.names]
+    keep = np.flatnonzero(np.isin(dataset.names, scores.names)).tolist()
     return Subset(dataset, keep), {scale: m.at(keep) for scale, m in maps.items()}
 
 
@@ -50,21 +49,22 @@ def box_scores(
     dataset: Dataset, maps: Mapping[float, Maps], rows: Sequence[Row], folder: Path, *, progress: bool = False
 ) -> dict[Key, BoxScores]:
     """Every row's boxes on every image at 224 px, by the row's values, kept in ``folder`` row by row.
-    ``maps`` are raw maps by scale; Top-1 and Top-5 ask the classifier at scale 1.0. A row names a method and a layer.
-    With ``scales`` and ``kernel`` as in ``Scores.rows``, maps of these scales are merged, and closed (see ``treated``).
-    UserError: a record without a ground-truth box."""
+    ``maps`` are raw maps by scale; Top-1 and Top-5 ask the classifier at scale 1.0. A row names a method, a layer and,
+    as in ``Scores.rows``, scales to merge and a kernel (see ``treated``). UserError: a record without a true box."""
     logits, names = maps[1.0].logits, {name_scales([scale]): scale for scale in maps}
-    truth = cache(partial(_truth, dataset))  # read once for all rows, and not at all where every row is on disk
 
-    def raw(row: Row) -> list[np.ndarray]:
-        return [maps[names[name]].maps[row["method"], row["layer"]] for name in row.get("scales", "1").split("+")]
+    @cache  # read once for all rows, and not at all where every row is on disk
+    def truth(i: int) -> Truth:
+        record = dataset[i]
+        mask, ignore = (None, None) if record.mask is None else metrics.masks_at([record.mask], record.ignore)
+        return scale(record.boxes, record.image.shape[:2]), mask, ignore
 
-    def searched(row: Row) -> dict[str, np.ndarray]:
-        fixed = BASELINES[row["method"]]((SIZE, SIZE)).double().numpy() if row["method"] in BASELINES else None
+    def searched(row: Row, raw: list[np.ndarray]) -> dict[str, np.ndarray]:
+        fixed = None if raw else BASELINES[row["method"]]((SIZE, SIZE)).double().numpy()
         shared = None if fixed is None else search(fixed)
 
         def one(i: int) -> dict[str, np.ndarray]:
-            m = treated([m[i] for m in raw(row)], row.get("kernel", 0.0)) if fixed is None else fixed
+            m = treated([m[i] for m in raw], row.get("kernel", 0.0)) if fixed is None else fixed
             return image_hits(m, shared or search(m, threads=1), truth(i), logits[i], int(dataset.labels[i]))
 
         each = each_image(len(dataset), one, f"boxes of {row['method']} {row['layer']}, {dataset.split}", progress)
@@ -72,11 +72,12 @@ def box_scores(
 
     result = {}
     for row in rows:
-        baseline = row["method"] if row["method"] in BASELINES else ""
-        facts = {"data": dataset.digest, "baseline": baseline, "format": FORMAT}
+        method, scales = row["method"], row.get("scales", "1").split("+")
+        raw = [] if method in BASELINES else [maps[names[name]].maps[method, row["layer"]] for name in scales]
+        facts = {"data": dataset.digest, "baseline": "" if raw else method, "format": FORMAT}
         facts |= {"kernel": row["kernel"]} if row.get("kernel") else {}
-        file = folder / f"boxes-{key_of(facts, [logits, *([] if baseline else raw(row))])}.npz"
-        result[tuple(row.values())] = BoxScores(**kept(file, partial(searched, row)))
+        file = folder / f"boxes-{key_of(facts, [logits, *raw])}.npz"
+        result[tuple(row.values())] = BoxScores(**kept(file, partial(searched, row, raw)))
     return result
 
 
@@ -85,13 +86,6 @@ def treated(raw: Sequence[np.ndarray], kernel: float = 0.0) -> np.ndarray:
     The box scores' own resize and min-max of each -> mean -> minmax -> close -> minmax, as ``maps`` does for masks."""
     merged = minmax(torch.from_numpy(np.mean([score_map(m) for m in raw], 0)))
     return minmax(close(merged, kernel)).numpy()
-
-
-def _truth(dataset: Dataset, i: int) -> Truth:
-    """What an image is scored against, as wsolevaluation brings it to 224 px."""
-    record = dataset[i]
-    mask, ignore = (None, None) if record.mask is None else metrics.masks_at([record.mask], record.ignore)
-    return scale(record.boxes, record.image.shape[:2]), mask, ignore
 
 
 def image_hits(score: np.ndarray, found: Found, truth: Truth, logits: np.ndarray, label: int) -> dict[str, np.ndarray]:
@@ -108,20 +102,13 @@ def image_hits(score: np.ndarray, found: Found, truth: Truth, logits: np.ndarray
     return counts
 
 
-def pooled(counts: np.ndarray, of: Callable[[np.ndarray], float], *, resamples: int = 2000) -> np.ndarray:
-    """The score ``of`` all images' summed counts (images, ...), and of bootstrap resamples' sums: (1 + resamples,).
+def pooled(counts: np.ndarray, of: Callable[[np.ndarray], Any], *, resamples: int = 2000) -> np.ndarray:
+    """The score ``of`` all images' summed counts (images, ...), and of bootstrap resamples' sums: (1 + resamples, ...).
     The draws depend on the number of images alone, so the difference of two rows' values is paired."""
     images = len(counts)
     draws = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=resamples)
     weights = np.concatenate([np.ones((1, images)), draws])
-    sums = weights @ counts.reshape(images, -1).astype(np.float64)
-    return np.array([of(one.reshape(counts.shape[1:])) for one in sums])
-
-
-def interval(values: np.ndarray, images: int) -> Interval:
-    """The interval of what ``pooled`` gave. A resample without a value (no object at all) is left out."""
-    low, high = np.nanquantile(values[1:], [0.025, 0.975]).tolist()
-    return Interval(float(values[0]), low, high, images)
+    return np.array([of(one) for one in np.tensordot(weights, counts.astype(np.float64), 1)])
 
 
 def pxap(hist: np.ndarray) -> float:
@@ -160,7 +147,7 @@ def box_table(
         better = max(trivial, key=lambda other: other["val"])
         mine, other = values[score, key], values[score, over[key] if over else tuple(better[name] for name in by)]
         images = len(found[key].hits)
-        own, gain = (interval(x, images) if score == "PxAP" else bootstrap(x) for x in (mine, mine - other))
+        own, gain = (Interval.of(x, images) if score == "PxAP" else bootstrap(x) for x in (mine, mine - other))
         line |= {"low": own.low, "high": own.high, **gain.cells("over"), "over_verdict": gain.verdict()}
         line |= {"images": images, "test_peak": line.pop("test_peak")}
     return pd.DataFrame(table)
@@ -199,14 +186,7 @@ def sizes(by_size: Mapping[str, tuple[Scores, Scores]], rows: Sequence[Row]) -> 
             if average == "per image":
                 found = bootstrap(100 * metrics.iou(after)[:, t])
             else:
-                found = interval(pooled(metrics.at_least(after)[..., [0, t]], _pooled_iou), len(after))
+                found = Interval.of(100 * pooled(after, metrics.iou)[:, t], len(after))
             cells = {"threshold": t, "val": 100 * val[t], "test": found.mean, "low": found.low, "high": found.high}
             table.append({**row, "size": size, "average": average, **cells, "test_peak": 100 * test.max()})
     return pd.DataFrame(table)
-
-
-def _pooled_iou(above: np.ndarray) -> float:
-    """IoU in percent from the pixels of each region (4, 2) with q >= 0, all of them, and with q >= t."""
-    total, found = (above[metrics.REST] + above[metrics.PART]).tolist()
-    union = total + above[metrics.BACKGROUND, 1]
-    return float(100 * found / union) if union else float("nan")

@@ -62,9 +62,7 @@ def image_table(val: Scores, test: Scores, classes: Sequence[str]) -> pd.DataFra
     pixels = test.hist[0].sum(-1)  # images x regions
     area = 100 * (pixels[:, metrics.REST] + pixels[:, metrics.PART]) / pixels[:, : metrics.IGNORE].sum(1)
     table: dict[str, Any] = {"image": test.names, "class": [classes[label] for label in test.labels], "area": area}
-    for row in val.rows.to_dict("records"):
-        table[column(row)] = per_image(val, test, row)
-    return pd.DataFrame(table)
+    return pd.DataFrame(table | {column(row): per_image(val, test, row) for row in val.rows.to_dict("records")})
 
 
 def log_p_c(maps: Maps, labels: np.ndarray) -> np.ndarray:
@@ -117,21 +115,19 @@ def effects(val: Scores, test: Scores, layer: str, layers: Sequence[str]) -> dic
     [last] = val.rows.loc[val.rows["method"] == "cam", "layer"]
     known, _ = with_parts(val, test)
 
-    def iou(method: str, on: str = layer) -> np.ndarray:
-        return per_image(val, test, {"method": method, "layer": on})
+    def of(method: str, on: str = layer, images: Scores = test, measure: str = "iou") -> np.ndarray:
+        return per_image(val, images, {"method": method, "layer": on}, measure)
 
-    def grown(measure: str) -> np.ndarray:
-        rows = ({"method": method, "layer": layer} for method in ("enhanced_map", "features"))
-        enhanced, plain = (per_image(val, known, row, measure) for row in rows)
-        return (enhanced - plain)[np.isfinite(enhanced - plain)]  # an image may have no rest
-
-    earlier = np.mean([iou("pixel_selection", on) for on in layers if on != last], 0)
-    parts = {REST: grown("recall_rest"), PRECISION: grown("precision")} if known.names else {}
+    parts = {}
+    for name, measure in {REST: "recall_rest", PRECISION: "precision"}.items() if known.names else ():
+        grown = of("enhanced_map", layer, known, measure) - of("features", layer, known, measure)
+        parts[name] = grown[np.isfinite(grown)]  # an image may have no rest
+    earlier = np.mean([of("pixel_selection", on) for on in layers if on != last], 0)
     return parts | {
-        "DGL minus CAM": iou("dgl") - iou("cam", last),
-        "pixel selection minus the better baseline": earlier - iou(better_baseline(val), ""),
-        "DGL minus pixel selection": iou("dgl") - iou("pixel_selection"),
-        "DGL minus enhanced map": iou("dgl") - iou("enhanced_map"),
+        "DGL minus CAM": of("dgl") - of("cam", last),
+        "pixel selection minus the better baseline": earlier - of(better_baseline(val), ""),
+        "DGL minus pixel selection": of("dgl") - of("pixel_selection"),
+        "DGL minus enhanced map": of("dgl") - of("enhanced_map"),
     }
 
 

@@ -45,8 +45,7 @@ def strongest_other(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def untrained(model: Classifier, weights: str | Path | None, seed: int) -> Classifier:
     """``model``'s architecture before training: random where ``weights`` is None, else with a fresh head on a trunk.
-    A random network gets the trained one's normalisation, so that only the weights differ. ``seed`` should not be the
-    trained network's own."""
+    A random network gets the trained one's normalisation, so that only the weights differ. ``seed``: another."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         found = NETWORKS[model.architecture](model.num_classes, width=model.width, weights=weights)
@@ -66,8 +65,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def compare(control: str, it: Measured, right: Measured) -> list[dict[str, Any]]:
     """Each map's test IoU, how far that is from the right class's in the trained network, and how alike the maps are.
     Rows of control, method, layer; iou, low, high, and the centred Gaussian's on the same images (percent); change
-    (points, paired); spearman (mean over the images where neither map is flat); n, spearman_n (images). The right class
-    comes with the two trivial baselines."""
+    (points, paired); spearman (mean where neither map is flat); n, spearman_n (images). RIGHT adds the baselines."""
     gaussian, table = it.iou(("centred_gaussian", "")).mean(), []
     for pair, m in it.maps.maps.items():
         alike = spearman(m, right.maps.maps[pair])

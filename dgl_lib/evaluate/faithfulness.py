@@ -54,8 +54,7 @@ def all_curves(
         file = parts / f"{known}.npz"
         stored = read_arrays(file) if file.exists() else {}
         wanted = {pair: torch.from_numpy(m[i]) for pair, m in maps.items()} | baselines
-        missing = {pair: m for pair, m in wanted.items() if "|".join(pair) not in stored}
-        if missing:
+        if missing := {pair: m for pair, m in wanted.items() if "|".join(pair) not in stored}:
             [x] = preprocess(model, [image], resize)
             found = metric.curves(model, x, label, missing, bf16=bf16)
             stored |= {"|".join(pair): curve for pair, curve in found.items()}

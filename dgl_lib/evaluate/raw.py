@@ -63,10 +63,9 @@ def raw_maps(
     progress: bool = False,
 ) -> Maps:
     """The raw maps of every image. The network runs only for parts that ``folder`` does not hold yet.
-    Photographs are squashed to round(``size`` * ``scale``) pixels a side, at least 32 of them. With ``flip`` they are
-    fed mirrored, and their maps are turned back. With ``given`` the image's label is localized (ground-truth known),
-    else the class predicted in the same pass, and with ``classes`` these, one an image. Parts are kept in ``folder``
-    below a name made of all that determines them."""
+    Photographs are squashed to round(``size`` * ``scale``) pixels a side, at least 32. With ``flip`` they are mirrored
+    and their maps turned back. With ``given`` the image's label is localized (ground-truth known), else the class
+    predicted in the same pass, and with ``classes`` these, one an image. Each part's name holds all that shapes it."""
     side = round(size * scale)
     if side < 32:
         raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")

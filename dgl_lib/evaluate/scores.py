@@ -20,7 +20,7 @@ from dgl_lib import metrics
 from dgl_lib.data.records import Dataset, Record
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.raw import Maps, in_parts, parts_folder
-from dgl_lib.maps import centred_gaussian, close, fuse, minmax, multiscale, to_uint8, whole_image
+from dgl_lib.maps import centred_gaussian, close, minmax, multiscale, to_uint8, whole_image
 
 BASELINES = {"whole_image": whole_image, "centred_gaussian": centred_gaussian}
 #: Score of each image at every threshold, (images, 256) in 0..1 or NaN, from histograms (images, 4, 256).
@@ -39,7 +39,7 @@ class Scores:
     """Histograms of every row (method, layer and setting) on every image."""
 
     rows: pd.DataFrame  # columns method, layer, scales, kernel
-    hist: np.ndarray  # (rows, images, 4, 256) int32, regions as ``metrics.pixels.REGIONS``
+    hist: np.ndarray  # (rows, images, 4, 256) int32, rows as ``metrics.histograms``
     names: list[str]  # of the images
     labels: np.ndarray  # (images,) int64
     has_part: np.ndarray  # (images,) bool, whether an image's telling part is known
@@ -51,17 +51,13 @@ class Scores:
             raise UserError(f"{len(found)} rows with {wanted}, exactly one needed")
         return self.hist[found[0]]
 
-    def where(self, wanted: Sequence[bool] | np.ndarray | pd.Series) -> Self:
-        """The rows for which ``wanted`` is true."""
-        keep = np.flatnonzero(wanted)
-        return replace(self, rows=self.rows.iloc[keep].reset_index(drop=True), hist=self.hist[keep])
-
     def join(self, other: Self) -> Self:
-        """The rows of both, of the same images. UserError: other images."""
+        """The rows of both, of the same images. A row that both have stands once. UserError: other images."""
         if self.names != other.names:
             raise UserError("scores of different images cannot stand in one table")
-        rows = pd.concat([self.rows, other.rows], ignore_index=True)
-        return replace(self, rows=rows, hist=np.concatenate([self.hist, other.hist]))
+        new = ~pd.MultiIndex.from_frame(other.rows).isin(pd.MultiIndex.from_frame(self.rows))
+        rows = pd.concat([self.rows, other.rows[new]], ignore_index=True)
+        return replace(self, rows=rows, hist=np.concatenate([self.hist, other.hist[new]]))
 
     def table(self, val: Self) -> pd.DataFrame:
         """One row an image, method, layer and setting: the image's scores at the threshold chosen on ``val``.
@@ -72,8 +68,7 @@ class Scores:
         for row, hist in zip(rows, self.hist, strict=True):
             t = choose(val.find(**row))
             cells = {name: 100 * curve(hist)[:, t] for name, curve in measures.items()}
-            for name in ("recall_part", "recall_rest"):
-                cells[name] = np.where(self.has_part, cells[name], np.nan)
+            cells |= {f"recall_{of}": np.where(self.has_part, cells[f"recall_{of}"], np.nan) for of in ("part", "rest")}
             table.append(pd.DataFrame({**row, "threshold": t, "image": self.names, "label": self.labels, **cells}))
         return pd.concat(table, ignore_index=True)
 
@@ -103,8 +98,7 @@ def score(
 
     def counted(indices: range) -> dict[str, np.ndarray]:
         images = [_histograms(dataset[i], i, maps, settings, size) for i in indices]
-        hist, has_object, has_part = map(np.array, zip(*images, strict=True))
-        return {"hist": hist, "has_object": has_object, "has_part": has_part}
+        return {name: np.array([counts[name] for counts in images]) for name in images[0]}
 
     parts = None
     if folder is not None:  # hashing takes a while
@@ -115,7 +109,7 @@ def score(
         facts = {"data": dataset.digest, "maps": hashed.hexdigest(), "settings": settings, "size": size}
         parts = parts_folder(folder, "scores", facts)
     found = in_parts(len(dataset), counted, parts, f"scoring {what}", progress)
-    there, has_part = found["has_object"], found["has_part"]
+    there = found["has_object"]
     if not there.any():
         raise UserError(f"{what}: no mask holds an object pixel, at least one needed")
     if not there.all():
@@ -123,24 +117,23 @@ def score(
     names = [dataset.names[i] for i in np.flatnonzero(there)]
     hist = np.ascontiguousarray(found.pop("hist").swapaxes(0, 1)[:, there])  # (rows, images, 4, 256)
     table = pd.DataFrame(rows, columns=["method", "layer", "scales", "kernel"])
-    return Scores(table, hist, names, dataset.labels[there], has_part[there])
+    return Scores(table, hist, names, dataset.labels[there], found["has_part"][there])
 
 
 def _histograms(
     record: Record, i: int, maps: dict[float, Maps], settings: Sequence[Setting], size: int | None
-) -> tuple[np.ndarray, bool, bool]:
+) -> dict[str, Any]:
     """Image i's histograms (rows, 4, 256) int32, whether it has an object, and whether its part is known."""
-    if record.mask is None:
-        raise UserError(f"{record.name}: no mask, one is needed to score pixels")
 
-    def sized(pixels: np.ndarray) -> np.ndarray:
-        if size is None:
+    def sized(pixels: np.ndarray | None) -> np.ndarray | None:
+        if pixels is None or size is None:
             return pixels
         copy = torch.from_numpy(pixels.astype(np.float32))[None, None]  # kept masks are read-only
         return torch.nn.functional.interpolate(copy, size=(size, size), mode="nearest-exact")[0, 0].numpy() > 0.5
 
-    mask = sized(record.mask)
-    ignore, part = (None if pixels is None else sized(pixels) for pixels in (record.ignore, record.part))
+    mask, ignore, part = map(sized, (record.mask, record.ignore, record.part))
+    if mask is None:
+        raise UserError(f"{record.name}: no mask, one is needed to score pixels")
     of_image = [{s: m.maps[pair][i] for s, m in maps.items()} for pair in next(iter(maps.values())).maps]
     hist = np.zeros((len(of_image) * len(settings) + len(BASELINES), 4, 256), np.int32)
     # Neighbours of one shape are post-processed together, a few MB at a time.
@@ -155,7 +148,7 @@ def _histograms(
                 hist[k * len(settings) + j] = metrics.histograms(q, mask, ignore, part)
     for row, baseline in enumerate(BASELINES.values(), start=-len(BASELINES)):
         hist[row] = metrics.histograms(to_uint8(baseline(mask.shape)), mask, ignore, part)
-    return hist, bool(mask.any()), part is not None
+    return {"hist": hist, "has_object": mask.any(), "has_part": part is not None}
 
 
 def each_image(count: int, of: Callable[[int], Any], what: str, progress: bool) -> list[Any]:
@@ -167,12 +160,6 @@ def each_image(count: int, of: Callable[[int], Any], what: str, progress: bool) 
 def name_scales(scales: Sequence[float]) -> str:
     """A setting's scales as they stand in tables: ``"0.75+1+1.25"``."""
     return "+".join(f"{s:g}" for s in scales)
-
-
-def fusions(enhanced: np.ndarray, selected: np.ndarray) -> dict[str, np.ndarray]:
-    """Readings (b) and (c) of "both branches fused": mean and maximum of the two branches' min-maxed maps."""
-    pair = [torch.from_numpy(enhanced), torch.from_numpy(selected)]
-    return {"fused_mean": fuse(pair, "mean").numpy(), "fused_max": fuse(pair, "max").numpy()}
 
 
 def choose(hist: np.ndarray) -> int:
@@ -191,14 +178,14 @@ def per_image(val: Scores, images: Scores, row: Mapping[Any, Any], measure: str 
 
 
 def report(val: Scores, test: Scores) -> pd.DataFrame:
-    """Every row's test scores in percent at the threshold chosen on validation, one line for each row of ``val``.
+    """Every row's test scores in percent at the threshold chosen on validation, one line for each row of ``test``.
     Columns: method, layer, scales, kernel; threshold (0..255) and val_iou at it; iou, the mean over test images, with
     low and high, its 95 % bootstrap interval; iou_pooled; miou, precision, recall_part and recall_rest, means over
     images; and test_peak, which LID's protocol takes, with its test_peak_threshold chosen on test."""
-    table, rows = [], cast(list[Any], val.rows.to_dict("records"))
-    for row, before in zip(rows, val.hist, strict=True):
-        t, hist = choose(before), test.find(**row)
-        curve = metrics.iou(hist)  # (images, 256)
+    table, rows = [], cast(list[Any], test.rows.to_dict("records"))
+    for row, hist in zip(rows, test.hist, strict=True):
+        before = val.find(**row)
+        t, curve = choose(before), metrics.iou(hist)  # (images, 256)
         found, peak = metrics.bootstrap(curve[:, t]), metrics.Curve(curve.mean(0))
         row |= {"threshold": t, "val_iou": 100 * metrics.iou(before)[:, t].mean()}
         row |= {"iou": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high}
@@ -208,9 +195,3 @@ def report(val: Scores, test: Scores) -> pd.DataFrame:
             row[name] = 100 * float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
         table.append(row | {"test_peak": 100 * peak.peak, "test_peak_threshold": peak.threshold})
     return pd.DataFrame(table)
-
-
-def gain(val: Scores, test: Scores, row: dict[str, Any], over: dict[str, Any]) -> metrics.Interval:
-    """Paired gain in mean test IoU (points) of ``row`` over another, each at its own validation-chosen threshold."""
-    a, b = (metrics.iou(test.find(**one))[:, choose(val.find(**one))] for one in (row, over))
-    return metrics.bootstrap(100 * (a - b))

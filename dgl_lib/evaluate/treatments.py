@@ -1,17 +1,20 @@
 """Multi-scale input (MS) and morphological closing (MC): chosen on validation, scored once on test."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
+import torch
 
 from dgl_lib import metrics
 from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.raw import Maps
-from dgl_lib.evaluate.scores import BASELINES, SINGLE, Scores, Setting, fusions, gain, name_scales, report, score
+from dgl_lib.evaluate.scores import BASELINES, SINGLE, Scores, Setting, name_scales, per_image, report, score
+from dgl_lib.maps import fuse
 
 TREATMENTS = ("none", "MC", "MS", "MS+MC")  # what a map is treated with before it is thresholded
 Chosen = dict[str, dict[str, Setting]]  # by method and treatment
@@ -19,16 +22,14 @@ Chosen = dict[str, dict[str, Setting]]  # by method and treatment
 
 def scale_sets(scales: Sequence[float]) -> list[tuple[float, ...]]:
     """All sets of 1.0 and some more of ``scales``, small sets first, each in rising order. UserError: no more."""
-    others = sorted({float(s) for s in scales} - {1.0})
-    if not others:
+    if not (others := sorted({float(s) for s in scales} - {1.0})):
         raise UserError(f"scales: {list(scales)} given, at least one beside 1.0 needed")
     return [tuple(sorted((1.0, *c))) for count in range(1, len(others) + 1) for c in combinations(others, count)]
 
 
 def closing_kernels(kernels: Sequence[float]) -> list[float]:
     """The kernels above 0, in rising order. UserError: there is none."""
-    found = sorted({float(k) for k in kernels} - {0.0})
-    if not found:
+    if not (found := sorted({float(k) for k in kernels} - {0.0})):
         raise UserError(f"kernels: {list(kernels)} given, at least one above 0 needed")
     return found
 
@@ -42,8 +43,9 @@ def candidates(by_scale: dict[float, Maps], layer: str) -> dict[float, Maps]:
         kept = {pair: m for pair, m in maps.maps.items() if pair[1] == layer or pair[0] == "cam"}
         if missing := sorted({"cam", "dgl"} - {method for method, _ in kept}):
             raise UserError(f"ablation_methods: {missing[0]!r} is missing, cam and dgl needed")
-        fused = fusions(kept["enhanced_map", layer], kept["pixel_selection", layer])
-        result[scale] = Maps(kept | {(name, layer): m for name, m in fused.items()}, maps.logits, maps.classes)
+        branches = [torch.from_numpy(kept[name, layer]) for name in ("enhanced_map", "pixel_selection")]
+        fused = {(f"fused_{how}", layer): fuse(branches, how).numpy() for how in ("mean", "max")}
+        result[scale] = replace(maps, maps=kept | fused)
     return result
 
 
@@ -60,8 +62,7 @@ def search(
     for method in dict.fromkeys(method for method, _ in next(iter(maps.values())).maps):
         several = best(found, method, [(s, 0.0) for s in sets])[0]
         closing, both = ([(s, k) for k in sizes] for s in (SINGLE, several))
-        tried = score(dataset, maps, closing + both, methods=[method], progress=progress)
-        found = found.join(tried.where(tried.rows["method"] == method))
+        found = found.join(score(dataset, maps, closing + both, methods=[method], progress=progress))
         of = (SINGLE, 0.0), best(found, method, closing), (several, 0.0), best(found, method, both)
         chosen[method] = dict(zip(TREATMENTS, of, strict=True))
     return found, chosen
@@ -88,18 +89,14 @@ def score_chosen(
 ) -> Scores:
     """Every method under its four settings, and the trivial baselines; ``size`` as for ``score``."""
     how = partial(score, dataset, maps, size=size, progress=progress)
-    (_, first), *others = ((method, how(list(by.values()), methods=[method])) for method, by in chosen.items())
-    return reduce(Scores.join, (one.where(one.rows["method"] == method) for method, one in others), first)
+    return reduce(Scores.join, (how(list(by.values()), methods=[method]) for method, by in chosen.items()))
 
 
 def report_table(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:
     """``report`` of the baselines and the chosen settings, with the column ``treatment`` ("" for the baselines)."""
     lines = [{"method": name, "treatment": "", "scales": "", "kernel": 0.0} for name in BASELINES]
     lines += [{"treatment": t, **row(m, setting)} for m, by in chosen.items() for t, setting in by.items()]
-    which = ["method", "scales", "kernel"]
-    tried, tested = (pd.MultiIndex.from_frame(part.rows[which]) for part in (val, test))
-    found = report(val.where(tried.isin(tested)), test)
-    table = pd.DataFrame(lines, columns=["method", "treatment", "scales", "kernel"]).merge(found, on=which)
+    table = pd.DataFrame(lines).merge(report(val, test), on=["method", "scales", "kernel"])
     table.insert(1, "layer", table.pop("layer"))
     return table
 
@@ -109,8 +106,8 @@ def gains(val: Scores, test: Scores, chosen: Chosen, pairs: Sequence[tuple[str, 
     Columns, of which the first four are a pair's: method, treatment, over, over_treatment, gain, low, high, n."""
     table = []
     for pair in pairs:
-        one, other = (row(method, chosen[method][treatment]) for method, treatment in (pair[:2], pair[2:]))
-        found = gain(val, test, one, other)
+        one, other = (per_image(val, test, row(m, chosen[m][treatment])) for m, treatment in (pair[:2], pair[2:]))
+        found = metrics.bootstrap(one - other)
         table.append((*pair, found.mean, found.low, found.high, found.n))
     return pd.DataFrame(table, columns=["method", "treatment", "over", "over_treatment", "gain", "low", "high", "n"])
 

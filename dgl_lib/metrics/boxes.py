@@ -1,6 +1,6 @@
 """Boxes from maps and their scores, by the conventions of wsolevaluation (Choe et al., CVPR 2020; arXiv 2007.04178).
 
-    raw map -> score_map: cubic resize to 224 px, normalise -> search: boxes at 1,000 thresholds -> iou with the truth
+    raw map -> score_map: cubic resize to 224 px, min-max -> search: boxes at 1,000 thresholds -> iou with the truth
 
 A box is ``x0, y0, x1, y1`` in pixels. Its last pixel counts, so IoU adds 1 to each side. A box around a contour
 nevertheless ends one pixel behind it, unless the map ends there. The published code does both, and so does this one.
@@ -17,28 +17,27 @@ import numpy as np
 import torch
 
 from dgl_lib.errors import UserError
-from dgl_lib.maps import normalise
+from dgl_lib.maps import minmax
 
 SIZE = 224  # side in pixels that maps and ground-truth boxes are brought to
 THRESHOLDS = np.arange(0, 1, 0.001)  # shares of the map's highest grey level: 0, 0.001 .. 0.999
 
 
-def score_map(m: torch.Tensor | np.ndarray, size: int = SIZE, how: str = "minmax") -> np.ndarray:
-    """A raw map (h, w) as a score map (size, size), float64 in 0..1: cubic resize, then ``maps.normalise``.
-    Cubic interpolation overshoots, so normalising has to come last. A constant map becomes zeros. UserError: not two
-    axes, a value that is not finite, or an unknown normalisation."""
+def score_map(m: torch.Tensor | np.ndarray, size: int = SIZE) -> np.ndarray:
+    """A raw map (h, w) as a score map (size, size), float64 in 0..1: cubic resize, then min-max, as cubic interpolation
+    overshoots. A constant map becomes zeros. UserError: not two axes, or a value that is not finite."""
     raw = torch.as_tensor(m).detach().cpu().double().numpy()
     if raw.ndim != 2 or not raw.size:
         raise UserError(f"map: shape {raw.shape} given, (h, w) needed")
     if np.isfinite(raw).all() and raw.min() == raw.max():
         return np.zeros((size, size))  # interpolation leaves rounding noise that min-max would blow up
     resized = cv2.resize(raw, (size, size), interpolation=cv2.INTER_CUBIC)
-    return normalise(torch.from_numpy(resized), how).numpy()
+    return minmax(torch.from_numpy(resized)).numpy()
 
 
-def scale(boxes: np.ndarray, size: tuple[int, int], to: int = SIZE) -> np.ndarray:
-    """Boxes (n, 4) on an image of ``size`` = (H, W), scaled to a square of side ``to``: (n, 4) int64, truncated."""
-    return (_checked(boxes, size) * float(to) / ([size[1], size[0]] * 2)).astype(np.int64)
+def scale(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes (n, 4) on an image of ``size`` = (H, W), scaled to a square of side ``SIZE``: (n, 4) int64, truncated."""
+    return (_checked(boxes, size) * float(SIZE) / ([size[1], size[0]] * 2)).astype(np.int64)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -71,10 +70,10 @@ def masks_at(
     The masks given are (H, W), each of any size, bool or 0..255. UserError: no instance."""
     if not len(instances):
         raise UserError("masks: none given, at least one instance needed")
-    every = [*instances, *([] if ignore is None else [ignore])]
+    every = [*instances, np.zeros((1, 1)) if ignore is None else ignore]
     resized = [cv2.resize(m.astype(np.float32), (size, size), interpolation=cv2.INTER_NEAREST) > 0.5 for m in every]
-    mask = np.any(resized[: len(instances)], axis=0)
-    return mask, np.zeros_like(mask) if ignore is None else resized[-1] & ~mask
+    mask = np.any(resized[:-1], axis=0)
+    return mask, resized[-1] & ~mask
 
 
 @dataclass(frozen=True)

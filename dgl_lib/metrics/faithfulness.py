@@ -71,8 +71,7 @@ def curves(
     found: dict[Pair, np.ndarray] = {}
     for pair, m in maps.items():
         same = (other for other in found if maps[other].shape == m.shape)
-        twin = next((it for it in same if torch.allclose(minmax(maps[it]), minmax(m), rtol=0, atol=1e-5)), None)
-        if twin:
+        if twin := next((it for it in same if torch.allclose(minmax(maps[it]), minmax(m), rtol=0, atol=1e-5)), None):
             found[pair] = found[twin]
         else:
             insertion, deletion = map(asked, pictures(image, m, range(1, STEPS)))

@@ -1,6 +1,7 @@
 """Means over images with their bootstrap intervals, and the one vocabulary that says where an interval lies."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,15 +22,21 @@ class Interval:
     high: float
     n: int
 
-    def verdict(self, margin: float = MARGIN) -> str:
-        """Where a difference lies: "gains" above +margin, "loses" below -margin, "level" within, else "undecided"."""
+    @classmethod
+    def of(cls, values: np.ndarray, n: int) -> Self:
+        """From the value of all ``n`` images and those of resamples, (1 + resamples,)."""
+        low, high = np.quantile(values[1:], [0.025, 0.975]).tolist()
+        return cls(float(values[0]), low, high, n)
+
+    def verdict(self) -> str:
+        """Where a difference lies: "gains" above +MARGIN, "loses" below -MARGIN, "level" within, else "undecided"."""
         if self.n < FEWEST:
             return "undecided"
-        if self.low > margin:
+        if self.low > MARGIN:
             return "gains"
-        if self.high < -margin:
+        if self.high < -MARGIN:
             return "loses"
-        return "level" if self.low >= -margin and self.high <= margin else "undecided"
+        return "level" if self.low >= -MARGIN and self.high <= MARGIN else "undecided"
 
     def row(self) -> dict[str, float]:
         """The cells of a table: mean, low, high, images."""
@@ -50,9 +57,8 @@ def bootstrap(values: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Int
     random = np.random.default_rng(seed)
     rows = max(1, DRAWS // len(x))  # resamples at a time; the draws are those of one after the other
     counts = (min(rows, resamples - done) for done in range(0, resamples, rows))
-    means = np.concatenate([x[random.integers(len(x), size=(count, len(x)))].mean(1) for count in counts])
-    low, high = np.quantile(means, [0.025, 0.975]).tolist()
-    return Interval(float(x.mean()), low, high, len(x))
+    means = [x[random.integers(len(x), size=(count, len(x)))].mean(1) for count in counts]
+    return Interval.of(np.concatenate([[x.mean()], *means]), len(x))
 
 
 def two_samples(a: np.ndarray, b: np.ndarray) -> Interval:
@@ -61,5 +67,4 @@ def two_samples(a: np.ndarray, b: np.ndarray) -> Interval:
         raise UserError(f"two samples of {len(a)} and {len(b)} values given, at least one in each needed")
     random = np.random.default_rng(0)
     means = [[x[random.integers(len(x), size=len(x))].mean() for x in (a, b)] for _ in range(2000)]
-    low, high = np.quantile(np.subtract(*np.transpose(means)), [0.025, 0.975]).tolist()
-    return Interval(float(a.mean() - b.mean()), low, high, len(a) + len(b))
+    return Interval.of(np.subtract(*np.transpose([[a.mean(), b.mean()], *means])), len(a) + len(b))

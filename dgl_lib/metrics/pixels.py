@@ -7,9 +7,8 @@ import numpy as np
 
 from dgl_lib.errors import UserError
 
-#: Rows of an image's histograms. The object is ``rest`` and ``part`` together; ``ignore`` is in no score.
-REGIONS = ("background", "rest", "part", "ignore")
-BACKGROUND, REST, PART, IGNORE = range(4)
+#: Rows of an image's histograms. The object is REST and PART together, and IGNORE is in no score.
+REGIONS = BACKGROUND, REST, PART, IGNORE = range(4)
 EXACT = 1 << 24  # OpenCV hands counts over as float32, which hold whole numbers up to here
 
 
@@ -59,16 +58,11 @@ def iou(hist: np.ndarray, *, ignore_is_object: bool = False) -> np.ndarray:
     return ratio(inside, inside[..., :1] + outside, 1.0)
 
 
-def background_iou(hist: np.ndarray) -> np.ndarray:
-    """IoU of the background, q < t, in the same form as :func:`iou`."""
+def miou(hist: np.ndarray) -> np.ndarray:
+    """mIoU over {object, background}, (..., 256): the mean of :func:`iou` and the same of the background, q < t."""
     inside, outside = _found(hist)
     right = outside[..., :1] - outside
-    return ratio(right, right + outside + (inside[..., :1] - inside), 1.0)
-
-
-def miou(hist: np.ndarray) -> np.ndarray:
-    """mIoU over {object, background}: the mean of the two IoUs, (..., 256)."""
-    return (iou(hist) + background_iou(hist)) / 2
+    return (iou(hist) + ratio(right, right + outside + (inside[..., :1] - inside), 1.0)) / 2
 
 
 def precision(hist: np.ndarray) -> np.ndarray:

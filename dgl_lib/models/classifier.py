@@ -85,8 +85,7 @@ def squash(image: np.ndarray, size: int) -> np.ndarray:
 def preprocess(model: nn.Module, images: Sequence[np.ndarray], size: int) -> Tensor:
     """Photographs (H, W, 3) uint8 RGB, of any sizes, squashed and normalised with the network's mean and std.
 
-    Returns (N, 3, size, size) float32 on the model's device.
-    """
+    Returns (N, 3, size, size) float32 on the model's device."""
     device = next(model.parameters()).device
     batch = torch.from_numpy(np.stack([squash(image, size) for image in images])).to(device)  # N x size x size x 3
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (model.mean, model.std))  # 3 x 1 x 1

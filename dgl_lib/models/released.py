@@ -17,8 +17,7 @@ from dgl_lib.models.weights import build
 class VGG16Gap(Classifier):
     """VGG-16 (Simonyan and Zisserman, ICLR 2015) without its fifth pool and its dense layers, then ``add``.
 
-    A convolution's name gives its output after ReLU.
-    """
+    A convolution's name gives its output after ReLU."""
 
     architecture = "vgg16_gap"
     layers = layer_table(
@@ -72,8 +71,7 @@ class SEBottleneck(Bottleneck):
     """torchvision's block (stride on the 3x3 convolution), with a gate on its residual branch.
 
     The gate (squeeze and excitation, Hu et al., CVPR 2018) gives each channel a factor in 0..1: global average, linear
-    to a quarter of the block's ``inner`` width, ReLU, linear back, sigmoid.
-    """
+    to a quarter of the block's ``inner`` width, ReLU, linear back, sigmoid."""
 
     def __init__(self, channels_in: int, inner: int, stride: int):
         channels_out = inner * self.expansion
@@ -142,6 +140,5 @@ def resnet50_se(num_classes: int, *, width: float = 1.0, weights: str | Path | N
 
     With it each gate starts at exactly 1, so that the features are ResNet-50's (but for the last group's stride). There
     sigmoid's gradient is 0 in float32, so fine-tuning leaves the gates open. With random weights the gates start near
-    1/2 and are trained like the rest.
-    """
+    1/2 and are trained like the rest."""
     return build(ResNet50SE, num_classes, width, weights)

@@ -62,8 +62,7 @@ class MixedC(InceptionC):
 class SPGPlain(Classifier):
     """SPG-plain (Zhang et al., ECCV 2018), the classifier of the talk. Build it with :func:`spg_plain`.
 
-    ``count_include_pad``, whether average pools count the zero padding, belongs to the weights, as mean and std do.
-    """
+    ``count_include_pad``, whether average pools count the zero padding, belongs to the weights, as mean and std do."""
 
     architecture = "spg_plain"
     layers = layer_table(

@@ -107,8 +107,7 @@ def _fill(model: Classifier, state: dict[str, Tensor], name: str) -> bool:
 def save_checkpoint(model: Classifier, path: str | Path, **facts: object) -> None:
     """Write ``model``'s weights and all that is needed to use them to a safetensors file, for ``load_checkpoint``.
 
-    The header holds strings of JSON: what :class:`Classifier` knows of the network, and ``facts`` of its training.
-    """
+    The header holds strings of JSON: what :class:`Classifier` knows of the network, and ``facts`` of its training."""
     header = {
         "architecture": model.architecture,
         "width": json.dumps(model.width),

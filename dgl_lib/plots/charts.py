@@ -146,8 +146,7 @@ def curves(
     """A value against a number (threshold, share, epoch, step), a line a method, with its interval as a band.
 
     ``marks`` are rows with the columns of ``line`` and ``x``, mark ("chosen", "peak" or other words) and perhaps
-    ``panel``. A mark lies on its line at ``x``. The first kind of mark is a dot, the second a cross.
-    """
+    ``panel``. A mark lies on its line at ``x``. The first kind of mark is a dot, the second a cross."""
     parts, look = _parts(table, panel), _look(table, line)
     figure, axes = _axes(len(parts), 0, ylabel)
     marks = pd.DataFrame({"mark": []}) if marks is None else marks.assign(_line=_labels(marks, line))
@@ -179,8 +178,7 @@ def heat(
     """A table of numbers as a heat map, its index at the left and its columns below. NaN stays blank.
 
     ``cells`` is one table, or several by the titles of their panels. ``frames`` names (row, column) of cells to frame.
-    ``fmt`` is the format of the numbers, "d" for counts. ``label`` is the colour bar's; without it there is no bar.
-    """
+    ``fmt`` is the format of the numbers, "d" for counts. ``label`` is the colour bar's; without it there is no bar."""
     parts = cells if isinstance(cells, Mapping) else {"": cells}
     high, wide = np.max([one.shape for one in parts.values()], axis=0)
     left = 0.08 * max(len(style.name(row)) for one in parts.values() for row in one.index)

@@ -17,8 +17,7 @@ from dgl_lib.plots import style
 class Panel(NamedTuple):
     """One picture of a grid: the photograph of ``record``, its masks, or a map (h, w) of it in any range.
 
-    ``signed`` and ``limit`` are those of ``style.show_map``. ``masks`` shows what scores see of the image.
-    """
+    ``signed`` and ``limit`` are those of ``style.show_map``. ``masks`` shows what scores see of the image."""
 
     record: Record
     map: np.ndarray | None = None

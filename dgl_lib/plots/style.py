@@ -111,8 +111,7 @@ def show_map(
     """A map (h, w) over the image's extent with the object's outline, one square a cell and nothing finer.
 
     Colours run from 0 to ``limit``, or from -limit to limit where ``signed``; without a limit they span the map's own
-    values. ``weight`` is the outline's, below 1 for small panels.
-    """
+    values. ``weight`` is the outline's, below 1 for small panels."""
     height, width = record.image.shape[:2]
     high = float(np.abs(m).max() if signed else m.max()) if limit is None else limit
     low = -high if signed else 0.0 if limit is not None else float(m.min())

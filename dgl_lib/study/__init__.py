@@ -8,16 +8,3 @@ from dgl_lib.study import claims
 from dgl_lib.study.paths import folder, runs_folder, weights_source
 from dgl_lib.study.profile import Profile, check
 from dgl_lib.study.steps import classifier, load, part, train_classifier
-
-__all__ = [
-    "Profile",
-    "check",
-    "claims",
-    "classifier",
-    "folder",
-    "load",
-    "part",
-    "runs_folder",
-    "train_classifier",
-    "weights_source",
-]

@@ -12,14 +12,15 @@ import pandas as pd
 from dgl_lib.errors import UserError
 from dgl_lib.files import write_table
 
+Ends = tuple[float, float]  # low and high of an interval
+
 
 @dataclass(frozen=True)
 class Claim:
     """What the talk says, what is measured for it, and the ``margin`` in ``unit`` that the effect has to exceed.
 
     An identity that holds or fails has no margin. ``keeps`` names what must not be lost on the way, and ``also`` a
-    second effect that has to exceed the margin too.
-    """
+    second effect that has to exceed the margin too."""
 
     says: str
     measure: str
@@ -29,40 +30,26 @@ class Claim:
     also: str = ""
 
 
-def _fixed() -> dict[str, Claim]:
-    lines = Path(__file__).with_name("claims.csv").read_text(encoding="utf-8").splitlines()
-    return {
-        claim: Claim(says, measure, unit, float(margin) if margin else None, keeps, also)
-        for claim, says, measure, unit, margin, keeps, also in list(csv.reader(lines))[1:]
-    }
-
-
+_lines = Path(__file__).with_name("claims.csv").read_text(encoding="utf-8").splitlines()
 #: The claims by name, as ``claims.csv`` beside this module fixed them before anything was measured.
-CLAIMS = _fixed()
-
+CLAIMS = {
+    claim: Claim(says, measure, unit, float(margin) if margin else None, keeps, also)
+    for claim, says, measure, unit, margin, keeps, also in list(csv.reader(_lines))[1:]
+}
 COLUMNS = ["claim", "says", "measured", "low", "high", "unit", "n", "verdict", "detail"]
 
 
-def verdict(
-    low: float,
-    high: float,
-    margin: float,
-    kept: tuple[float, float] | None = None,
-    also: tuple[float, float] | None = None,
-) -> str:
+def verdict(low: float, high: float, margin: float, kept: Ends | None = None, also: Ends | None = None) -> str:
     """Decide a claim from the 95 % interval [low, high] of its effect, all in the same unit.
 
     "reproduced" where the interval lies above the margin, "not reproduced" where it lies wholly below, else
     "undecided". ``kept`` is the interval of the change in what must not be lost; wholly below -margin it refutes too.
-    ``also`` is the interval of a second effect that has to lie above the margin as well. ValueError: no interval.
-    """
+    ``also`` is the interval of a second effect that has to lie above the margin as well. ValueError: no interval."""
     effects = [(low, high), *([also] if also else [])]
     for a, b in (*effects, kept or (0.0, 0.0)):
         if not (math.isfinite(a) and math.isfinite(b) and a <= b):
             raise ValueError(f"interval [{a}, {b}] given, finite ends with low <= high allowed")
-    if kept and kept[1] < -margin:
-        return "not reproduced"
-    if any(high < margin for _, high in effects):
+    if (kept and kept[1] < -margin) or any(high < margin for _, high in effects):
         return "not reproduced"
     return "reproduced" if all(low > margin for low, _ in effects) else "undecided"
 
@@ -74,22 +61,16 @@ def claim_row(
     high: float | None = None,
     n: int = 0,
     *,
-    kept: tuple[float, float] | None = None,
-    also: tuple[float, float] | None = None,
+    kept: Ends | None = None,
+    also: Ends | None = None,
     detail: str = "",
 ) -> dict[str, Any]:
     """One row of the table of claims, its verdict decided by the claim's own rule.
 
-    Args:
-        claim: "C1" .. "C9".
-        measured: the effect; for C3 and C9 whether the identity held.
-        low, high: 95 % bootstrap interval of the effect over ``n`` images; left out for C3 and C9.
-        kept, also: intervals (low, high): for C2 of the change in precision (points), for C1 of that in p_c (0..1).
-        detail: what sets this row apart from others of the same claim: layer, method, scores.
-
-    Raises:
-        UserError: an unknown claim, or an interval where none belongs, or none where one does.
-    """
+    ``measured`` is the effect, [low, high] its 95 % bootstrap interval over ``n`` images. For C3 and C9 ``measured`` is
+    whether the identity held, and there is no interval. ``kept`` is C2's interval of the change in precision (points),
+    ``also`` C1's of that in p_c (0..1). ``detail`` sets the row apart from others of the same claim: layer, method,
+    scores. UserError: an unknown claim, or an interval where none belongs, or none where one does."""
     if claim not in CLAIMS:
         raise UserError(f"claim {claim!r} given, {', '.join(CLAIMS)} allowed")
     rule = CLAIMS[claim]
@@ -114,9 +95,9 @@ def save_claims(folder: Path, notebook: str, rows: Sequence[dict[str, Any]]) -> 
 
 def claims_table(folder: Path) -> pd.DataFrame:
     """All claims of a results folder, in the order C1 to C9; a claim without a row is listed as "not measured"."""
-    files = sorted(folder.glob("claims_[0-9]*.csv"))
-    tables = [pd.read_csv(file, dtype={"detail": str}).fillna({"detail": ""}) for file in files]
-    rows: list[dict[Any, Any]] = [row for table in tables for row in table.to_dict("records")]
+    rows: list[dict[Any, Any]] = []
+    for file in sorted(folder.glob("claims_[0-9]*.csv")):
+        rows += pd.read_csv(file, dtype={"detail": str}).fillna({"detail": ""}).to_dict("records")
     missing: dict[str, Any] = {"n": 0, "verdict": "not measured", "detail": ""}
     known = {row["claim"] for row in rows}
     rows += [{"claim": c, "says": r.says, "unit": r.unit, **missing} for c, r in CLAIMS.items() if c not in known]

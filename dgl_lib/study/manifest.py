@@ -59,19 +59,17 @@ def publish(stage: Path, target: Path, facts: Mapping[str, Mapping[str, Any]]) -
     """Move what each notebook of a finished run made from ``stage/NAME`` to ``target``, and say so in its manifest.
 
     Files that only the run of the same notebook before it had made go. What other notebooks made stays. ``facts`` are
-    what is known of each notebook's run, by the notebook's name.
-    """
+    what is known of each notebook's run, by the notebook's name."""
     path = target / "manifest.json"
     entries = json.loads(path.read_text(encoding="utf-8")).get("notebooks", {}) if path.is_file() else {}
     same = {"versions": versions(), "hardware": hardware()}
     for name, known in facts.items():
-        files = {file.relative_to(stage / name).as_posix(): file for file in sorted((stage / name).iterdir())}
-        made = {place: sha256(file) for place, file in files.items()}
+        made = {file.name: sha256(file) for file in sorted((stage / name).iterdir())}
         for gone in set(entries.get(name, {}).get("files", {})) - set(made):
             (target / gone).unlink(missing_ok=True)
         target.mkdir(parents=True, exist_ok=True)
-        for place, file in files.items():
-            os.replace(file, target / place)
+        for file in made:
+            os.replace(stage / name / file, target / file)
         entries[name] = {**known, **same, "files": made}
     text = json.dumps({"notebooks": dict(sorted(entries.items()))}, indent=2, ensure_ascii=False)
     write_text(path, text + "\n")

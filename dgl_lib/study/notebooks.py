@@ -24,11 +24,7 @@ def execute(
     """Run the notebook ``source`` with ``parameters`` in a fresh kernel, in its own folder; clean what it leaves.
 
     ``output`` gets the executed notebook. Two runs with equal outputs write equal bytes. ``published`` is as for
-    ``clean``.
-
-    Raises:
-        UserError: a cell raised, or the kernel died. ``output`` then holds the notebook up to that cell.
-    """
+    ``clean``. UserError: a cell raised, or the kernel died. ``output`` then holds the notebook up to that cell."""
     output.parent.mkdir(parents=True, exist_ok=True)
     failure = None
     try:
@@ -57,8 +53,7 @@ def clean(path: Path, published: Mapping[str, str]) -> None:
     """Take out of an executed notebook what differs from run to run. Outputs and execution counts stay.
 
     ``published`` maps text in the cell of injected parameters to what stands there instead, such as the folder that a
-    run wrote to and the one that it is published in.
-    """
+    run wrote to and the one that it is published in."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):

@@ -15,6 +15,11 @@ def project_root() -> Path:
     raise UserError("no folder 'notebooks' beside the package or above the current folder; run inside the project")
 
 
+def below_root(path: Path) -> str:
+    """``path`` as it stands in profiles and manifests, relative to the project's root."""
+    return path.relative_to(project_root()).as_posix()
+
+
 def folder(results: str) -> Path:
     """The folder that a ``results`` parameter names, relative to the project's root; made if need be."""
     path = project_root() / results
@@ -43,9 +48,7 @@ def checkpoint_path(checkpoint: str) -> Path:
 def weights_source(weights: str) -> str | Path | None:
     """What ``weights`` stands for: "" random weights, "imagenet" the file at $DGL_WEIGHTS or torchvision's, or a path.
 
-    Raises:
-        UserError: there is no such file.
-    """
+    UserError: there is no such file."""
     weights = os.environ.get("DGL_WEIGHTS", weights) if weights == "imagenet" else weights
     if weights in ("", "imagenet"):
         return weights or None

@@ -42,8 +42,7 @@ class Profile(Recipe):
     """Every parameter that a notebook of the study may declare; ``Recipe`` holds those of training.
 
     A profile's file and ``--set`` give some of them, which ``model_fields_set`` tells. The notebooks' own defaults
-    stand for the others.
-    """
+    stand for the others."""
 
     results: ProjectPath = Field("results/.quick", description="folder that tables and figures go to")
     tables: ProjectPath = Field("results/creatures", description="folder that notebooks 05 to 08 read tables from")
@@ -98,8 +97,7 @@ def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
     """The profile ``name`` with ``settings`` ("name=value", the value as in YAML) put over it.
 
     A ``network`` that is set comes with its own ``layers`` and ``layer`` unless those are set too. UserError: an
-    unknown profile, or as ``validated``.
-    """
+    unknown profile, or as ``validated``."""
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
         raise UserError(f"unknown profile {name!r}; allowed: {', '.join(known)}")
@@ -132,8 +130,7 @@ def check(notebook: str, variables: Mapping[str, Any]) -> Profile:
     """For a notebook's first cell after its parameters: ``study.check("01_train_classifier", globals())``.
 
     Plain papermill only warns of a misspelt name and sets it all the same. Here it is a UserError, and so is a value
-    that is not allowed.
-    """
+    that is not allowed."""
     names = declared(paths.project_root() / "notebooks" / f"{notebook}.ipynb")
     plain = (bool, int, float, str, list)  # what a parameter can be; modules and functions are not
     given = [k for k, v in variables.items() if k[0] != "_" and k != "In" and isinstance(v, plain)]

@@ -1,7 +1,6 @@
 """README's tables, made from the results: the text between ``<!-- begin: NAME -->`` and ``<!-- end: NAME -->``."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +26,7 @@ def found() -> pd.DataFrame:
 
 
 #: What fills each block.
-BLOCKS: dict[str, Callable[[], pd.DataFrame]] = {"found": found, "deviations": claims.deviations}
+BLOCKS = {"found": found, "deviations": claims.deviations}
 
 
 def generated(text: str) -> str:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,10 @@ def run(
     Nothing reaches the results folder before every notebook has succeeded. What a failed run made is kept beside it.
     Training, maps and scores are found again by the next run, so that it goes on where this one stood.
 
-    Args:
-        name: the profile's.
-        notebooks: beginnings of the names of the notebooks to run.
-        out: the results folder; None for ``results/NAME``, ``results/.quick`` for "quick" and ``results/.photos/NAME``
-            where photographs are shown. Git ignores the latter two.
-        command: what was typed, for the manifest.
-
-    Raises:
-        UserError: see ``check_inputs``; or a notebook failed, or another study is writing to the same folder.
-    """
+    ``name`` is the profile's, ``notebooks`` are beginnings of their names, ``command`` is what was typed, for the
+    manifest. ``out`` is the results folder; None for ``results/NAME``, ``results/.quick`` for "quick" and
+    ``results/.photos/NAME`` where photographs are shown. Git ignores the latter two. UserError: see ``check_inputs``;
+    or a notebook failed, or another study is writing to the same folder."""
     absolute_environment()
     sources = [path for path in paths.notebooks() if path.name.startswith(tuple(notebooks))]
     if not sources:
@@ -62,7 +56,7 @@ def run(
     if until == "train" or profile.checkpoint == "trained":
         checkpoint = steps.train_classifier(profile, progress=progress)
         seconds["training"] = round(read_history(checkpoint.parent)[-1]["seconds"], 1)  # of all its sessions together
-        profile = profile.model_copy(update={"checkpoint": _below_root(checkpoint)})
+        profile = profile.model_copy(update={"checkpoint": paths.below_root(checkpoint)})
         if until == "train":
             return checkpoint
     with exclusive(target):
@@ -73,39 +67,40 @@ def run(
             return target
         stage = _emptied(target.with_name(f".{target.name.lstrip('.')}.stage"))
         facts = _facts(profile, command)
+        entries = {}
         try:
-            entries = {s.stem: facts | _run_one(s, stage, target, profile, seconds, progress) for s in sources}
+            for source in sources:
+                seconds["notebook"] = _run_one(source, stage / source.stem, target, profile, progress)
+                entries[source.stem] = facts | {"seconds": dict(seconds)}
         except UserError as error:
             failed = _emptied(stage.with_suffix(".failed"))
             os.replace(stage, failed)
-            raise UserError(f"{error} (kept in {_below_root(failed)})") from None
+            raise UserError(f"{error} (kept in {paths.below_root(failed)})") from None
         manifest.publish(stage, target, entries)
         write_table(target / "claims.csv", claims.claims_table(target))
         write_table(target / "deviations.csv", claims.deviations())
     return target
 
 
-def _run_one(
-    source: Path, stage: Path, target: Path, profile: Profile, seconds: Mapping[str, float], progress: bool
-) -> dict[str, Any]:
-    """Write the tables that a notebook reads, if it reads any, and run it, all in a folder of ``stage``."""
+def _run_one(source: Path, own: Path, target: Path, profile: Profile, progress: bool) -> float:
+    """Write the tables that a notebook reads, if any, and run it, all in the folder ``own``. The seconds that took."""
     began = time.monotonic()
-    own = _emptied(stage / source.stem)
+    own.mkdir()
     if write := TABLES.get(source.name[:2]):
         write(profile, own, progress)
-    here, there = _below_root(own), _below_root(target)
+    here = paths.below_root(own)
     given = profile.model_dump(include=profile.model_fields_set | {"checkpoint"}) | {"results": here, "tables": here}
     parameters = {key: given[key] for key in declared(source) if key in given}
-    execute(source, own / source.name, parameters, published={here: there}, progress=progress)
-    return {"seconds": {**seconds, "notebook": round(time.monotonic() - began, 1)}}
+    execute(source, own / source.name, parameters, published={here: paths.below_root(target)}, progress=progress)
+    return round(time.monotonic() - began, 1)
 
 
 def rerun_committed(*, progress: bool = True) -> None:
     """Run the project's notebooks with their own defaults and put the outcome in their place, if none fails."""
     absolute_environment()
-    folder = paths.project_root() / "results" / ".notebooks"
-    with exclusive(folder):
-        stage, sources = _emptied(folder), paths.notebooks()
+    stage, sources = paths.project_root() / "results" / ".notebooks", paths.notebooks()
+    with exclusive(stage):
+        _emptied(stage)
         for source in sources:
             execute(source, stage / source.name, {}, published={}, progress=progress)
         for source in sources:
@@ -116,8 +111,7 @@ def rerun_committed(*, progress: bool = True) -> None:
 def check_inputs(profile: Profile, *, localizing: bool = True, scoring: bool = True) -> None:
     """Open what the profile needs, so that hours of work do not end at a missing file. UserError: something is.
 
-    ``localizing`` needs the network's layers too, and ``scoring`` the data's masks.
-    """
+    ``localizing`` needs the network's layers too, and ``scoring`` the data's masks."""
     pick_device(profile.device)
     paths.weights_source(profile.weights)
     network = profile.network
@@ -170,10 +164,6 @@ def _facts(profile: Profile, command: str) -> dict[str, Any]:
         "checkpoint_sha256": sha256(paths.checkpoint_path(profile.checkpoint)),
         "code": manifest.revision(paths.project_root()),
     }
-
-
-def _below_root(path: Path) -> str:
-    return path.relative_to(paths.project_root()).as_posix()
 
 
 def _emptied(folder: Path) -> Path:

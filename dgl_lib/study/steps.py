@@ -7,8 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 from filelock import FileLock
 
@@ -16,6 +14,7 @@ from dgl_lib import data as datasets
 from dgl_lib.data import Dataset, Shuffled, Subset
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
+from dgl_lib.evaluate.faithfulness import in_turn
 from dgl_lib.files import sha256
 from dgl_lib.models import LAYERS, NETWORKS, Classifier, load_checkpoint
 from dgl_lib.study import paths
@@ -42,11 +41,8 @@ def part(data: str, split: str, per_class: int, skip: bool = False) -> Dataset:
 
 def parts(profile: Profile) -> tuple[Dataset, Dataset]:
     """The validation and the test images that a profile localizes."""
-    val, test = (
-        part(profile.data, split, count, profile.skip_unreadable)
-        for split, count in (("val", profile.val_per_class), ("test", profile.test_per_class))
-    )
-    return val, test
+    data, skip = profile.data, profile.skip_unreadable
+    return part(data, "val", profile.val_per_class, skip), part(data, "test", profile.test_per_class, skip)
 
 
 def classifier(checkpoint: str, data: str, layers: Sequence[str] = ()) -> Classifier:
@@ -72,8 +68,7 @@ def train_classifier(profile: Profile, *, progress: bool = False) -> Path:
     """Train a classifier from image labels alone, or find it trained, or resume it; return its checkpoint.
 
     The run's folder, ``results/.runs/DATA-HASH``, is named by all that determines the result: parameters, data,
-    starting weights, kind of device, format version. ``history.csv`` stands beside the checkpoint.
-    """
+    starting weights, kind of device, format version. ``history.csv`` stands beside the checkpoint."""
     checkpoint, train, val, facts = _training(profile)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(checkpoint.with_name(".lock")):  # whoever comes second waits, and finds it trained
@@ -93,8 +88,13 @@ def is_trained(profile: Profile) -> bool:
 
 def _training(profile: Profile) -> tuple[Path, Dataset, Dataset, dict[str, Any]]:
     """Where a training's checkpoint lies, its images (train, val), and the facts that determine its result."""
-    train = _training_part(profile.data, profile.train_count, profile.skip_unreadable)
-    val = load(profile.data, "val", profile.skip_unreadable)
+    train, val = (load(profile.data, split, profile.skip_unreadable) for split in ("train", "val"))
+    count = profile.train_count
+    if count > len(train):
+        raise UserError(f"train_count: {count} given, 0 (all) to {len(train)} allowed")
+    if 0 < count < len(train):  # the classes as even as they come
+        drawn = isinstance(train, Creatures)  # class i mod n is image i, and those beyond the count need not be drawn
+        train = Creatures("train", count) if drawn else Subset(train, sorted(in_turn(train.labels, count)))
     if profile.labels == "shuffled":
         train = Shuffled(train, profile.seed)
     weights = paths.weights_source(profile.weights)
@@ -107,16 +107,3 @@ def _training(profile: Profile) -> tuple[Path, Dataset, Dataset, dict[str, Any]]
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     return paths.runs_folder() / f"{profile.data}-{key}" / "classifier.safetensors", train, val, facts
-
-
-def _training_part(data: str, count: int, skip: bool) -> Dataset:
-    """``count`` images of the training split, the classes as even as they come; 0 means all."""
-    train = load(data, "train", skip)
-    if count > len(train):
-        raise UserError(f"train_count: {count} given, 0 (all) to {len(train)} allowed")
-    if count in (0, len(train)):
-        return train
-    if isinstance(train, Creatures):  # class i mod n is image i, and those beyond the count need not be drawn
-        return Creatures("train", count)
-    place = pd.Series(train.labels).groupby(train.labels).cumcount().to_numpy()  # first of its class, second, ...
-    return Subset(train, sorted(np.argsort(place, kind="stable")[:count].tolist()))

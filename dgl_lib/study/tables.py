@@ -4,14 +4,14 @@ Whatever takes long is kept below ``results/.runs`` under a name made of all tha
 broke off goes on where it stood.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from dgl_lib import evaluate
 from dgl_lib.data import Dataset, Subset
@@ -45,95 +45,98 @@ class Measured:
     """A profile's network, its validation and test images, every method's raw maps on every layer, and their scores."""
 
     def __init__(self, profile: Profile, progress: bool):
-        self.profile, self.folder, self.progress = profile, paths.runs_folder(), progress
-        self.options: dict[str, Any] = profile.localizing | {"folder": self.folder, "progress": progress}
+        self.profile, self.progress = profile, progress
+        self.kept: dict[str, Any] = {"folder": paths.runs_folder(), "progress": progress}
+        self.options = profile.localizing | self.kept
         self.model = steps.classifier(profile.checkpoint, profile.data, [*profile.layers, profile.layer])
         self.val, self.test = self.parts = steps.parts(profile)
         self.val_maps, self.maps = (evaluate.every_map(self.model, part, **self.options) for part in self.parts)
-        self.val_scores, self.scores = self.score(self.val, self.val_maps), self.score(self.test, self.maps)
+        self.val_scores = self.score(self.val, {1.0: self.val_maps})
+        self.scores = self.score(self.test, {1.0: self.maps})
+        self.accuracy = {"accuracy_val": _accuracy(self.val_maps), "accuracy_test": _accuracy(self.maps)}
+        self.firsts: list[int] = np.unique(self.test.labels, return_index=True)[1].tolist()  # each class's first image
         self.pixels = profile.data == "creatures" or profile.show_photos  # whether the images' own may be shown
-        # ``report`` at one scale and without closing, and the same image by image.
+        # ``report`` at one scale and without closing, the same image by image, and each method at its best layer.
         self.table = evaluate.report(self.val_scores, self.scores).drop(columns=["scales", "kernel"])
         self.images = evaluate.image_table(self.val_scores, self.scores, self.test.classes)
+        self.chosen = evaluate.choose_layers(self.table, self.images)
+        self.rows: list[Any] = self.chosen[["method", "layer"]].to_dict("records")
+        self.best: dict[str, dict[Any, Any]] = {row["method"]: row for row in self.chosen.to_dict("records")}
 
-    def score(self, part: Dataset, maps: Maps, **options: Any) -> Scores:
-        """Scores of one scale without closing, kept on disk."""
-        return evaluate.score(part, {1.0: maps}, folder=self.folder, progress=self.progress, **options)
+    def score(self, part: Dataset, maps: dict[float, Maps], **options: Any) -> Scores:
+        """Scores of one scale without closing, or of the ``settings`` given, kept on disk."""
+        return evaluate.score(part, maps, **self.kept, **options)
+
+
+def _accuracy(maps: Maps) -> float:
+    """How often the strongest class is the one that was localized, the image's own, in percent."""
+    return 100 * float((maps.logits.argmax(1) == maps.classes).mean())
 
 
 def comparison(profile: Profile, folder: Path, progress: bool) -> None:
     """05: every method on every layer. Scores, every image's scores, recall of the parts, DGL's two terms, pictures."""
     it = Measured(profile, progress)
-    chosen = evaluate.choose_layers(it.table, it.images)
-    place = {name: i for i, name in enumerate(it.test.names)}
-    maps = it.maps.at([place[name] for name in it.scores.names])  # images without an object have no scores
-    it.images.insert(3, "predicted", [it.test.classes[k] for k in maps.logits.argmax(1)])
+    layers = [layer.name for layer in it.model.layers]
+    test, by_scale = with_object(it.test, {1.0: it.maps}, it.scores)  # images without an object have no scores
+    maps = by_scale[1.0]
+    it.images.insert(3, "predicted", [test.classes[k] for k in maps.logits.argmax(1)])
     it.images.insert(4, "log_p_c", log_p_c(maps, it.scores.labels))
-    both = {layer: m for (method, layer), m in maps.maps.items() if method == "dgl"}
-    share = {at: bootstrap(100 * gradient_share(m, maps.maps["gradient_term", at])).row() for at, m in both.items()}
+    share = {at: gradient_share(maps.maps["dgl", at], maps.maps["gradient_term", at]) for at in layers}
+    shares = [{"layer": at, **bootstrap(100 * values).row()} for at, values in share.items()]
     write_table(folder / "05_scores.csv", it.table)
     write_table(folder / "05_images.csv", it.images, digits=IMAGES)
-    write_table(folder / "05_parts.csv", _parts(it, chosen))
-    write_table(folder / "05_gradient_share.csv", pd.DataFrame([{"layer": at, **row} for at, row in share.items()]))
-    layers = [layer.name for layer in it.model.layers]
-    for number, label in enumerate(np.unique(it.test.labels)[:2], start=1):
-        i, of = int(np.flatnonzero(it.test.labels == label)[0]), it.maps.maps
-        lines = [(m, i, [of[m, at][i] if (m, at) in of else None for at in layers]) for m in (*METHODS, *CONTROLS)]
-        title = f"The first test image of class {it.test.classes[label]}: every method and control on every layer"
-        _picture(it, folder, f"05_maps_{number}", title, lines, layers)
-    _worst(it, chosen.loc[chosen["method"] == "dgl", "layer"].iloc[0], folder)
+    write_table(folder / "05_parts.csv", _parts(it))
+    write_table(folder / "05_gradient_share.csv", pd.DataFrame(shares))
+    rows = {method: {at: it.maps.maps.get((method, at)) for at in layers} for method in (*METHODS, *CONTROLS)}
+    for number, i in enumerate(it.firsts[:2], start=1):
+        label = it.test.classes[it.test.labels[i]]
+        title = f"The first test image of class {label}: every method and control on every layer"
+        style.save(_picture(it, title, [i], rows), folder, f"05_maps_{number}")
+    style.save(_worst(it, test, maps), folder, "05_worst")
 
 
-def _picture(
-    it: Measured,
-    folder: Path,
-    name: str,
-    title: str,
-    lines: Sequence[tuple[str, int, Sequence[np.ndarray | None]]],
-    columns: Sequence[str],
-) -> None:
-    """A figure of maps: a line is a row's name, its test image and its maps. Each photograph stands there once."""
+def _picture(it: Measured, title: str, images: list[int], rows: dict[str, dict[str, Any]]) -> Figure:
+    """Each of these test images, then its maps. ``rows`` holds all test images' maps, or None, by row and column."""
     panels: list[list[Panel | None]] = []
-    for k, (_, i, maps) in enumerate(lines):
+    for i in images:
         record = it.test[i]
-        photograph = Panel(record) if k == 0 or i != lines[k - 1][1] else None
-        panels.append([photograph, *(None if m is None else Panel(record, m) for m in maps)])
-    rows = [row for row, *_ in lines]
+        own = [[None if m is None else Panel(record, m[i]) for m in maps.values()] for maps in rows.values()]
+        panels += [[Panel(record) if k == 0 else None, *row] for k, row in enumerate(own)]
+    columns = ["image", *next(iter(rows.values()))]
     style.use_style()
-    figure = grid(panels, pixels=it.pixels, rows=rows, columns=["image", *columns], title=title, size=0.75)
-    style.save(figure, folder, name)
+    return grid(panels, pixels=it.pixels, rows=[*rows] * len(images), columns=columns, title=title, size=0.75)
 
 
-def _worst(it: Measured, layer: str, folder: Path) -> None:
-    """05_worst.png: DGL's maps of the twelve test images with its lowest IoU, and of the first twelve."""
-    column, place = f"dgl {layer}", {name: i for i, name in enumerate(it.test.names)}
-    images = it.images
-    shown = {"the worst": images.sort_values(column, kind="stable").head(12), "the first": images.head(12)}
-    panels: list[Panel | None] = []
-    for row in pd.concat(shown.values()).to_dict("records"):
-        title = f"IoU {row[column]:.0f} %, $p_c$ {np.exp(row['log_p_c']):.2f}\n{row['class']}"
-        i = place[row["image"]]
-        panels.append(Panel(it.test[i], it.maps.maps["dgl", layer][i], title))
-    count = len(panels) // 2
-    lines = [panels[k : min(k + 6, end)] for end in (count, 2 * count) for k in range(end - count, end, 6)]
-    rows = [name for name in shown for _ in range(0, count, 6)]
-    wrong = [f"{(one['predicted'] != one['class']).sum()} of {name} {len(one)}" for name, one in shown.items()]
+def _worst(it: Measured, test: Dataset, maps: Maps) -> Figure:
+    """DGL's maps of the twelve test images with its lowest IoU, and of the first twelve."""
+    layer = it.best["dgl"]["layer"]
+    column = f"dgl {layer}"
+    shown = {"the worst": it.images.sort_values(column, kind="stable").head(12), "the first": it.images.head(12)}
+    lines, rows, wrong = [], [], []
+    for name, images in shown.items():
+        panels = []
+        for row in images.reset_index().to_dict("records"):
+            title = f"IoU {row[column]:.0f} %, $p_c$ {np.exp(row['log_p_c']):.2f}\n{row['class']}"
+            panels.append(Panel(test[row["index"]], maps.maps["dgl", layer][row["index"]], title))
+        for k in range(0, len(panels), 6):
+            lines.append(panels[k : k + 6])
+            rows.append(name)
+        wrong.append(f"{(images['predicted'] != images['class']).sum()} of {name} {len(images)}")
     title = f"DGL on {layer}: the classifier is wrong about {' and about '.join(wrong)}"
-    style.save(grid(lines, pixels=it.pixels, rows=rows, title=title), folder, "05_worst")
+    return grid(lines, pixels=it.pixels, rows=rows, title=title)
 
 
-def _parts(it: Measured, chosen: pd.DataFrame) -> pd.DataFrame:
+def _parts(it: Measured) -> pd.DataFrame:
     """Recall of part and rest and precision of each chosen row, and "gap", part minus rest, paired; ``where`` from."""
     columns = ["method", "layer", "measure", "mean", "low", "high", "images", "where"]
-    if not (it.val_scores.has_part.any() or it.scores.has_part.any()):
-        return pd.DataFrame(columns=columns)
     known, where = evaluate.with_parts(it.val_scores, it.scores)
-    rows: list[dict[str, Any]] = chosen[["method", "layer"]].to_dict("records")  # type: ignore[assignment]
+    if not known.names:
+        return pd.DataFrame(columns=columns)
     gaps = []
-    for row in rows:
+    for row in it.rows:
         part, rest = (evaluate.per_image(it.val_scores, known, row, f"recall_{name}") for name in ("part", "rest"))
         gaps.append({**row, "measure": "gap", **bootstrap(part - rest).row()})
-    found = evaluate.recalls(it.val_scores, known, rows)
+    found = evaluate.recalls(it.val_scores, known, it.rows)
     return pd.concat([found, pd.DataFrame(gaps)], ignore_index=True).assign(where=where)[columns]
 
 
@@ -141,25 +144,22 @@ def scoring(profile: Profile, folder: Path, progress: bool) -> None:
     """06: box scores beside mask scores, sizes, thresholds, normalisations, and what the usual mistakes add."""
     it = Measured(profile, progress)
     both = (it.val_scores, it.scores)
-    chosen = evaluate.choose_layers(it.table, it.images)
-    rows: list[dict[str, Any]] = chosen[["method", "layer"]].to_dict("records")  # type: ignore[assignment]
-    pairs = [(row["method"], row["layer"]) for row in rows if row["layer"]]
-    every = zip(it.parts, (it.val_maps, it.maps), both, strict=True)
-    there = [with_object(part, {1.0: maps.only(pairs)}, scores) for part, maps, scores in every]
-    found = [box_scores(part, maps, rows, it.folder, progress=progress) for part, maps in there]
-    write_table(folder / "06_boxes.csv", box_table(chosen, found[0], found[1], both))
-    at_input = [it.score(part, maps[1.0], size=profile.image_size) for part, maps in there]
-    by_size = {"photograph's own": both, "input": (at_input[0], at_input[1])}
-    write_table(folder / "06_sizes.csv", sizes(by_size, rows))
+    pairs = [(row["method"], row["layer"]) for row in it.rows if row["layer"]]
+    single = [{1.0: maps.only(pairs)} for maps in (it.val_maps, it.maps)]
+    there = [with_object(*one) for one in zip(it.parts, single, both, strict=True)]
+    val_boxes, boxes = (box_scores(part, maps, it.rows, **it.kept) for part, maps in there)
+    write_table(folder / "06_boxes.csv", box_table(it.chosen, val_boxes, boxes, both))
+    val, test = (it.score(part, maps, size=profile.image_size) for part, maps in there)
+    write_table(folder / "06_sizes.csv", sizes({"photograph's own": both, "input": (val, test)}, it.rows))
     curves = []
-    for row in rows:
-        val, test = (100 * iou(scores.find(**row)).mean(0) for scores in both)
-        curves.append(pd.DataFrame({**row, "threshold": range(256), "val": val, "test": test}))
+    for row in it.rows:
+        before, after = (100 * iou(scores.find(**row)).mean(0) for scores in both)
+        curves.append(pd.DataFrame({**row, "threshold": range(256), "val": before, "test": after}))
     write_table(folder / "06_curves.csv", pd.concat(curves, ignore_index=True), digits=IMAGES)
-    normal = [normalised(part, maps[1.0], pairs, it.folder, progress=progress) for part, maps in there]
-    swept = sweep(normal[0], normal[1], pairs)
+    val_normal, normal = (normalised(part, maps[1.0], pairs, **it.kept) for part, maps in there)
+    swept = sweep(val_normal, normal, pairs)
     write_table(folder / "06_percentiles.csv", swept)
-    write_table(folder / "06_normalisation.csv", normalisations(swept, normal[1], chosen))
+    write_table(folder / "06_normalisation.csv", normalisations(swept, normal, it.chosen))
 
     scaled = {"layer": profile.layer, "methods": profile.ablation_methods, "scales": profile.scales, **it.options}
     two = [("cam", it.model.layers[-1].name), ("dgl", profile.layer)]
@@ -167,69 +167,59 @@ def scoring(profile: Profile, folder: Path, progress: bool) -> None:
     by_scale = [{scale: maps.only(two) for scale, maps in found.items()} for found in every_scale]
     sets, kernels = treatments.scale_sets(profile.scales), treatments.closing_kernels(profile.kernels)
     settings = [(SINGLE, 0.0), *((s, 0.0) for s in sets), *((SINGLE, k) for k in kernels)]
-    kept = partial(evaluate.score, folder=it.folder, progress=progress)
-    val, test = (kept(part, maps, settings) for part, maps in zip(it.parts, by_scale, strict=True))
-    write_table(folder / "06_mistakes.csv", mistakes(*both, it.table, chosen, (val, test)))
+    val, test = (it.score(part, maps, settings=settings) for part, maps in zip(it.parts, by_scale, strict=True))
+    write_table(folder / "06_mistakes.csv", mistakes(*both, it.table, it.chosen, (val, test)))
     write_table(folder / "06_treatments.csv", _treatments(it, by_scale))
 
 
 def _treatments(it: Measured, by_scale: list[dict[float, Maps]]) -> pd.DataFrame:
     """Every score of CAM and DGL untreated, at several scales (MS), and closed as well (MS+MC), against untreated."""
-    kept: dict[str, Any] = {"progress": it.progress}
-    val, chosen = treatments.search(it.val, by_scale[0], it.profile.scales, it.profile.kernels, **kept)
-    test = treatments.score_chosen(it.test, by_scale[1], chosen, **kept)
+    val, chosen = treatments.search(it.val, by_scale[0], it.profile.scales, it.profile.kernels, progress=it.progress)
+    test = treatments.score_chosen(it.test, by_scale[1], chosen, progress=it.progress)
     table = treatments.report_table(val, test, chosen).query("treatment != 'MC'").reset_index(drop=True)
     table["kind"] = np.where(table["treatment"] == "", "baseline", "method")
     by = ["method", "layer", "scales", "kernel"]
     keys = {(one["method"], one["treatment"]): tuple(one[name] for name in by) for one in table.to_dict("records")}
     over = {key: keys[method, treatment and "none"] for (method, treatment), key in keys.items()}
     there = [with_object(*one) for one in zip(it.parts, by_scale, (val, test), strict=True)]
-    rows: list[dict[str, Any]] = table[by].to_dict("records")  # type: ignore[assignment]
-    found = [box_scores(part, maps, rows, it.folder, **kept) for part, maps in there]
-    boxes = box_table(table, found[0], found[1], (val, test), by=by, over=over)
-    return boxes.merge(table[[*by, "treatment"]], on=by)
+    rows: list[Any] = table[by].to_dict("records")
+    val_boxes, boxes = (box_scores(part, maps, rows, **it.kept) for part, maps in there)
+    scores = box_table(table, val_boxes, boxes, (val, test), by=by, over=over)
+    return scores.merge(table[[*by, "treatment"]], on=by)
 
 
 def control(profile: Profile, folder: Path, progress: bool) -> None:
     """07: wrong class, other weights, low confidence; insertion, deletion and randomised weights; maps of three images.
 
     The network of shuffled labels is trained for the creatures, which takes minutes. Of other data it is used where
-    notebook 08's tables trained it.
-    """
+    notebook 08's tables trained it."""
     it = Measured(profile, progress)
-    chosen = evaluate.select(it.table[it.table["layer"] != ""])
-    cam_layer = it.model.layers[-1].name
-    fixed = [(m, cam_layer if m == "cam" else profile.layer) for m in chosen["method"]]
-    pairs = list(dict.fromkeys([*fixed, *zip(chosen["method"], chosen["layer"], strict=True)]))
-    asked: dict[str, Any] = {
-        "layers": sorted({layer for _, layer in pairs}),
-        "methods": sorted({method for method, _ in pairs}),
-    }
+    fixed = {method: (method, profile.layer) for method in (*METHODS, *CONTROLS)}
+    fixed["cam"] = ("cam", it.model.layers[-1].name)
+    pairs = list(dict.fromkeys([*fixed.values(), *((method, it.best[method]["layer"]) for method in fixed)]))
+    methods, layers = (sorted(set(names)) for names in zip(*pairs, strict=True))
 
-    def localized(network: Classifier, part: Dataset, classes: list[int] | None = None) -> Maps:
-        return evaluate.raw_maps(network, part, classes=classes, **asked, **it.options).only(pairs)
+    def localized(network: Classifier, part: Dataset, **classes: Any) -> Maps:
+        return evaluate.raw_maps(network, part, layers=layers, methods=methods, **classes, **it.options).only(pairs)
 
-    maps = it.maps.only(pairs)
-    right = controls.Measured(it.val_scores, it.score(it.test, maps), maps)
-    other = controls.strongest_other(maps.logits, it.test.labels)
-    wrong = localized(it.model, it.test, other.tolist())
-    measured = {controls.RIGHT: right}
-    measured[controls.WRONG] = controls.Measured(it.val_scores, it.score(it.test, wrong), wrong)
+    def measured(maps: Maps, val: Scores = it.val_scores) -> controls.Measured:
+        return controls.Measured(val, it.score(it.test, {1.0: maps}), maps)
+
+    right = measured(it.maps.only(pairs))
+    other = controls.strongest_other(it.maps.logits, it.test.labels)
+    every = {controls.RIGHT: right, controls.WRONG: measured(localized(it.model, it.test, classes=other))}
     for name, network in _other_networks(profile, it.model, progress).items():
         val, test = (localized(network, part) for part in it.parts)
-        measured[name] = controls.Measured(it.score(it.val, val), it.score(it.test, test), test)
-    p_c = torch.from_numpy(maps.logits).softmax(1).numpy()[np.arange(len(it.test)), it.test.labels]
+        every[name] = measured(test, it.score(it.val, {1.0: val}))
+    p_c = torch.from_numpy(it.maps.logits).softmax(1).numpy()[np.arange(len(it.test)), it.test.labels]
     p_c = p_c[np.isin(it.test.names, right.test.names)]
-    lines = [line for name, one in measured.items() for line in controls.compare(name, one, right)]
-    table = pd.DataFrame(lines + controls.compare_confidence(right, p_c))
-    write_table(folder / "07_controls.csv", table)
-    right_share = {name: (one.maps.logits.argmax(1) == it.test.labels).mean() for name, one in measured.items()}
-    accuracy = [(name, 100 * float(share)) for name, share in right_share.items() if name != controls.WRONG]
+    lines = [line for name, one in every.items() for line in controls.compare(name, one, right)]
+    write_table(folder / "07_controls.csv", pd.DataFrame(lines + controls.compare_confidence(right, p_c)))
+    accuracy = [(name, _accuracy(one.maps)) for name, one in every.items() if name != controls.WRONG]
     write_table(folder / "07_networks.csv", pd.DataFrame(accuracy, columns=["network", "test_accuracy"]))
-    first = [int(np.flatnonzero(it.test.labels == label)[0]) for label in np.unique(it.test.labels)[:3]]
-    shown = [(name, i, [one.maps.maps[pair][i] for pair in fixed]) for i in first for name, one in measured.items()]
     title = "The first test image of three classes: the right class, then the controls"
-    _picture(it, folder, "07_maps", title, shown, [method for method, _ in fixed])
+    rows = {name: {method: one.maps.maps[pair] for method, pair in fixed.items()} for name, one in every.items()}
+    style.save(_picture(it, title, it.firsts[:3], rows), folder, "07_maps")
     _faithful(it, folder)
 
 
@@ -246,73 +236,57 @@ def _other_networks(profile: Profile, model: Classifier, progress: bool) -> dict
 
 def _faithful(it: Measured, folder: Path) -> None:
     """Insertion, deletion and randomised weights, of each method on the layer with its best validation IoU."""
-    profile, data = it.profile, it.profile.data
-    table = evaluate.select(it.table[it.table["method"].isin(METHODS)]).set_index("method").loc[list(METHODS)]
-    best = {(str(method), row["layer"]): row["val_iou"] for method, row in table.iterrows()}
-    shown = faithfulness.in_turn(it.test.labels, FAITHFUL.get(data, len(it.test)))
+    profile, labels = it.profile, it.test.labels
+    best = {(method, it.best[method]["layer"]): it.best[method]["val_iou"] for method in METHODS}
+    shown = faithfulness.in_turn(labels, FAITHFUL.get(profile.data, len(it.test)))
     part, maps = Subset(it.test, shown), {pair: it.maps.maps[pair][shown] for pair in best}
-    kept: dict[str, Any] = {"folder": it.folder, "progress": it.progress}
-    found = faithfulness.all_curves(it.model, part, maps, profile.localizing, resize=profile.resize, **kept)
+    found = faithfulness.all_curves(it.model, part, maps, profile.localizing, resize=profile.resize, **it.kept)
     write_table(folder / "07_auc.csv", faithfulness.auc_table(found, best))
     write_table(folder / "07_curves.csv", faithfulness.curves_table(found))
-    dgl = next(m for (method, _), m in maps.items() if method == "dgl")
-    rounded = faithfulness.rounding(it.model, part, dgl, profile.resize, profile.device)
-    write_table(folder / "07_precision.csv", rounded)
-    few = Subset(it.test, faithfulness.in_turn(it.test.labels, RANDOMISED.get(data, 12)))
-    random = faithfulness.randomisation(it.model, few, profile.layer, profile.localizing, **kept)
+    dgl = maps["dgl", it.best["dgl"]["layer"]]
+    write_table(folder / "07_precision.csv", faithfulness.rounding(it.model, part, dgl, profile.resize, profile.device))
+    few = Subset(it.test, faithfulness.in_turn(labels, RANDOMISED.get(profile.data, 12)))
+    random = faithfulness.randomisation(it.model, few, profile.layer, profile.localizing, **it.kept)
     write_table(folder / "07_randomisation.csv", random)
 
 
 def trainings(profile: Profile, folder: Path, progress: bool) -> None:
     """08: the same recipe with other seeds, and with the other two networks. Scores, gains, effects image by image."""
-    seeds, networks, effects = [], [], []
+    seeds, effects = {}, {}
     for seed in range(profile.seed, profile.seed + SEEDS):
-        it, accuracy = _trained(profile, progress, seed=seed)
-        seeds.append(it.table.assign(seed=seed, **accuracy))
-        effects += _effects(it, f"seed {seed}")
-    tables: dict[str, list[pd.DataFrame]] = {"network_scores": [], "network_chosen": [], "network_gains": []}
+        it = _trained(profile, progress, seed=seed)
+        seeds[seed] = it.table.assign(**it.accuracy)
+        effects[f"seed {seed}"] = _effects(it)
+    tables: dict[str, dict[str, pd.DataFrame]] = defaultdict(dict)  # by table and network
     for network in NETWORKS:
-        own = {"network": network, "layers": [layer.name for layer in LAYERS[network]], "layer": LAYER[network]}
-        it, accuracy = _trained(profile, progress, **own)
-        chosen = evaluate.choose_layers(it.table, it.images)
-        gains = evaluate.gains(chosen, it.images, it.profile.layer)
-        facts = {"network": network, "layer": it.profile.layer, "cam_layer": it.model.layers[-1].name}
-        networks.append(facts | {"layers": len(it.profile.layers), "images": len(it.images), **accuracy})
-        for name, table in zip(tables, (it.table, chosen, gains), strict=True):
-            table.insert(0, "network", network)
-            tables[name].append(table)
-        effects += _effects(it, network)
+        layers = [layer.name for layer in LAYERS[network]]
+        it = _trained(profile, progress, network=network, layers=layers, layer=LAYER[network])
+        facts = {"layer": LAYER[network], "cam_layer": layers[-1], "layers": len(layers), "images": len(it.images)}
+        tables["networks"][network] = pd.DataFrame([facts | it.accuracy])
+        tables["network_scores"][network] = it.table
+        tables["network_chosen"][network] = it.chosen
+        tables["network_gains"][network] = evaluate.gains(it.chosen, it.images, LAYER[network])
+        effects[network] = _effects(it)
     steps.train_classifier(profile.model_copy(update={"labels": "shuffled"}), progress=progress)  # for notebook 07
     columns = ["seed", "method", "layer", "threshold", "val_iou", "iou", "low", "high", "accuracy_val", "accuracy_test"]
-    write_table(folder / "08_seeds.csv", pd.concat(seeds, ignore_index=True)[columns], digits=IMAGES)
-    write_table(folder / "08_effects_by_image.csv", pd.DataFrame(effects), digits=IMAGES)
-    write_table(folder / "08_networks.csv", pd.DataFrame(networks))
+    write_table(folder / "08_seeds.csv", pd.concat(seeds, names=["seed"]).reset_index("seed")[columns], digits=IMAGES)
+    write_table(folder / "08_effects_by_image.csv", pd.concat(effects, names=["run"]).reset_index("run"), digits=IMAGES)
     for name, several in tables.items():
-        write_table(folder / f"08_{name}.csv", pd.concat(several, ignore_index=True))
+        write_table(folder / f"08_{name}.csv", pd.concat(several, names=["network"]).reset_index("network"))
 
 
-def _trained(profile: Profile, progress: bool, **changes: Any) -> tuple[Measured, dict[str, float]]:
-    """The profile with these changes, its classifier trained or found trained, measured; accuracies in percent."""
+def _trained(profile: Profile, progress: bool, **changes: Any) -> Measured:
+    """The profile with these changes, measured with its classifier, which is trained or found trained."""
     own = profile.model_copy(update=changes)
-    checkpoint = steps.train_classifier(own, progress=progress).relative_to(paths.project_root()).as_posix()
-    it = Measured(own.model_copy(update={"checkpoint": checkpoint}), progress)
-    right = [100 * float((maps.logits.argmax(1) == maps.classes).mean()) for maps in (it.val_maps, it.maps)]
-    return it, dict(zip(("accuracy_val", "accuracy_test"), right, strict=True))
+    checkpoint = paths.below_root(steps.train_classifier(own, progress=progress))
+    return Measured(own.model_copy(update={"checkpoint": checkpoint}), progress)
 
 
-def _effects(it: Measured, run: str) -> list[dict[str, Any]]:
-    """The effects behind the claims, a row an image: run, claim, effect, image (its number), value (points)."""
+def _effects(it: Measured) -> pd.DataFrame:
+    """The effects behind the claims, a row an image: claim, effect, image (its number), value (points)."""
     found = evaluate.effects(it.val_scores, it.scores, it.profile.layer, it.profile.layers)
-    return [
-        {"run": run, "claim": EFFECTS[name], "effect": name, "image": i, "value": value}
-        for name, values in found.items()
-        for i, value in enumerate(values)
-    ]
+    values = {(EFFECTS[name], name): pd.Series(of, name="value") for name, of in found.items()}
+    return pd.concat(values, names=["claim", "effect", "image"]).reset_index()
 
 
-TABLES: dict[str, Callable[[Profile, Path, bool], None]] = {
-    "05": comparison,
-    "06": scoring,
-    "07": control,
-    "08": trainings,
-}
+TABLES = {"05": comparison, "06": scoring, "07": control, "08": trainings}
