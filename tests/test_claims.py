@@ -75,8 +75,8 @@ def test_an_interval_that_is_none(low: float, high: float) -> None:
 
 
 def test_margins_are_those_fixed_beforehand() -> None:
-    assert list(CLAIMS) == [f"C{i}" for i in range(1, 10)]
-    assert [claim.margin for claim in CLAIMS.values()] == [0.0, 0.5, None, 0.5, 0.5, 0.5, 0.5, 0.5, None]
+    assert list(CLAIMS) == [f"C{i}" for i in range(1, 11)]
+    assert [claim.margin for claim in CLAIMS.values()] == [0.0, 0.5, None, 0.5, 0.5, 0.5, 0.5, 0.5, None, 0.5]
 
 
 def test_rows_are_decided_by_their_own_claim() -> None:
@@ -88,7 +88,7 @@ def test_rows_are_decided_by_their_own_claim() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("C10", 1.0, 0.5, 2.0, 3), "C1, C2"),
+        (("C11", 1.0, 0.5, 2.0, 3), "C1, C2"),
         (("C3", True, 0.5, 2.0, 3), "holds or fails"),
         (("C9", 0.3), "holds or fails"),
         (("C5", 1.0), "low and high"),
@@ -113,7 +113,7 @@ def test_gathering(tmp_path: Path) -> None:
     save_claims(tmp_path, "02", [claim_row("C1", 0.4, 0.1, 0.7, 120, also=(-0.1, 0.3), detail="p_c +0.1")])
     table = claims_table(tmp_path)
     assert list(table.columns) == COLUMNS
-    assert table["claim"].tolist() == ["C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9"]
+    assert table["claim"].tolist() == [f"C{i}" for i in range(1, 11)]
     assert table["verdict"].tolist()[:5] == [
         "undecided",
         "not measured",

@@ -94,14 +94,15 @@ def save_claims(folder: Path, notebook: str, rows: Sequence[dict[str, Any]]) -> 
 
 
 def claims_table(folder: Path) -> pd.DataFrame:
-    """All claims of a results folder, in the order C1 to C9; a claim without a row is listed as "not measured"."""
+    """All claims of a results folder, in the order C1 to C10; a claim without a row is listed as "not measured"."""
     rows: list[dict[Any, Any]] = []
     for file in sorted(folder.glob("claims_[0-9]*.csv")):
         rows += pd.read_csv(file, dtype={"detail": str}).fillna({"detail": ""}).to_dict("records")
     missing: dict[str, Any] = {"n": 0, "verdict": "not measured", "detail": ""}
     known = {row["claim"] for row in rows}
     rows += [{"claim": c, "says": r.says, "unit": r.unit, **missing} for c, r in CLAIMS.items() if c not in known]
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values("claim", kind="stable", ignore_index=True)
+    rows.sort(key=lambda row: list(CLAIMS).index(row["claim"]))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def deviations() -> pd.DataFrame:
