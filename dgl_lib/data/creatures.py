@@ -1,233 +1,99 @@
 """Creatures: the study's own pictures, drawn from a seed, with whole-object and part masks.
 
-Eight classes share bodies, legs, tails, faces, coats and surroundings. They differ in the shape and the paint of ONE
-telling part (antlers, a sail, a shell, ...). That is enough for a classifier; a localizer should find the whole animal.
-A picture is made in four steps:
+A class is one of four telling parts (antlers, sail, trunk, fan) on a body in warm or in cool paints: eight in all.
+So the body tells something and the part tells more, while outlines, legs, faces, coats and scenery tell nothing. Size
+and place vary. A picture is made in four steps:
 
-1. A creature is a list of polygons in its own units (body about 1000 long, facing right, y down).
-2. All polygons are turned, scaled and placed, then filled into one canvas of *inks* at twice the final size. An ink is
-   ``8 * layer + shade``: the layer orders the pieces from back to front and says what they are (body, part, ...).
+1. An animal is a list of polygons in its own units (``animals``), which are turned, scaled and placed.
+2. All polygons are filled into canvases of *inks* at twice the final size. An ink is ``8 * layer + shade``: the layer
+   orders the pieces from back to front and says what they are (body, part, ...).
 3. Inks become colours through a palette, the canvas shrinks by two (soft edges), and the layers give the masks.
 4. Light, a little relief and a little noise are added.
 
-All arithmetic is on integers (sines come from a table), so every machine draws the same pixels. Floating-point
-functions of numpy and OpenCV do not promise that. A picture takes about 5 ms.
+All arithmetic is on integers, so every machine draws the same pixels. Floating-point functions of numpy and OpenCV do
+not promise that. A picture takes about 5 ms.
+
+An *intervention* draws the same picture, from the same random numbers, without one piece (FunnyBirds: Hesse et al.,
+ICCV 2023). So what a piece is worth to a network can be measured.
 """
 
 import hashlib
 import math
 from functools import cached_property
+from itertools import product
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
+from dgl_lib.data.animals import (
+    BODY,
+    FACE,
+    FAR_LEGS,
+    GRASS,
+    HILLS,
+    LUMPS,
+    NEAR_LEGS,
+    PART_BEFORE,
+    PART_BEHIND,
+    PARTS,
+    PLANS,
+    PLANTS,
+    STONES,
+    TAIL,
+    Piece,
+    Rng,
+    animal,
+    ellipse,
+    smooth,
+    turn,
+)
 from dgl_lib.data.records import Dataset, Record, around
 from dgl_lib.errors import UserError
 
-SPLITS = {"train": 2000, "val": 400, "test": 400}
-SIDE = 128  # side of an image, pixels
+SIDE = 160  # side of an image, pixels
 CANVAS = 2 * SIDE  # drawn at twice the size
 FRACTION_BITS = 4  # polygon corners are given in 1/16 of a canvas pixel
-
-Rng = np.random.Generator
-Piece = tuple[int, np.ndarray]  # (ink, (n, 2) int64 corners)
-
-# Layers, back to front, over the empty ground (0): what stands behind, the creature from TAIL to PART_BEFORE, grass.
-HILLS, STONES, PLANTS, LUMPS, TAIL, FAR_LEGS, PART_BEHIND, NEAR_LEGS, BODY, FACE, PART_BEFORE, GRASS = range(1, 13)
 LAYERS, SHADES = 16, 8
 OUTLINED = LAYERS * SHADES  # added to an ink: the dark twin of its colour
-PART_LAYERS = (PART_BEHIND, PART_BEFORE)
 
-# Bodies and surroundings share these quiet paints, so that no colour tells an object from its background.
-PAINTS = np.array([
-    (189, 133, 118), (210, 174, 127), (218, 199, 156), (140, 167, 154), (103, 128, 109), (125, 151, 169),
-    (98, 113, 141), (150, 133, 165), (191, 154, 171), (157, 130, 113), (144, 147, 155), (190, 185, 163),
-    (177, 110, 110), (110, 150, 153), (156, 165, 119), (223, 213, 200),
-], dtype=np.int32)  # fmt: skip
+# Quiet paints. The scenery has both kinds, so that no colour tells an object from its background.
+WARM = [(189, 133, 118), (210, 174, 127), (218, 199, 156), (157, 130, 113), (177, 110, 110), (196, 150, 104)]
+COOL = [(125, 151, 169), (98, 113, 141), (110, 150, 153), (140, 167, 170), (132, 128, 168), (144, 160, 185)]
+PAINTS = np.array([WARM, COOL], dtype=np.int32)  # (2, 6, 3)
+KINDS = tuple(product(("warm", "cool"), PARTS))  # a class's two marks
+CLASSES = tuple(f"{paints}-{part}" for paints, part in KINDS)
 
-SINE = [round(math.sin(math.radians(degree)) * 4096) for degree in range(360)]
-CIRCLE = np.array([(SINE[(degree + 90) % 360], SINE[degree]) for degree in range(0, 360, 18)])  # radius 4096
-
-
-# ---- shapes: integer corners, x to the right, y down
-def turn(corners: np.ndarray, degrees: int) -> np.ndarray:
-    """Corners turned clockwise about the origin."""
-    sine, cosine = SINE[degrees % 360], SINE[(degrees + 90) % 360]
-    return corners @ np.array([[cosine, sine], [-sine, cosine]]) >> 12
-
-
-def spoke(degrees: int, radius: int) -> tuple[int, int]:
-    """The point ``radius`` away from the origin, clockwise from straight up."""
-    return radius * SINE[degrees % 360] >> 12, -(radius * SINE[(degrees + 90) % 360] >> 12)
-
-
-def smooth(corners: np.ndarray, rounds: int = 3) -> np.ndarray:
-    """A closed outline with its corners cut: each edge is replaced by its middle half (Chaikin 1974)."""
-    for _ in range(rounds):
-        after = np.concatenate([corners[1:], corners[:1]])
-        corners = np.concatenate([3 * corners + after, corners + 3 * after], axis=1).reshape(-1, 2) >> 2
-    return corners
-
-
-def ellipse(x: int, y: int, width: int, height: int) -> np.ndarray:
-    """An ellipse about (x, y) with half axes ``width`` and ``height``."""
-    return (CIRCLE * np.array((width, height)) >> 12) + np.array((x, y))
-
-
-def stroke(line: list[tuple[int, int]] | np.ndarray, start: int, end: int) -> np.ndarray:
-    """A soft line along the given points whose half width goes from ``start`` to ``end``."""
-    path = np.array(line)
-    for _ in range(2):  # Chaikin again, but the two ends stay
-        path = np.concatenate([path[:1], smooth(path, 1)[:-2], path[-1:]])
-    along = np.concatenate([path[1:], path[-1:]]) - np.concatenate([path[:1], path[:-1]])
-    length = np.array([max(1, math.isqrt(x * x + y * y)) for x, y in along.tolist()])
-    width = start + (end - start) * np.arange(len(path)) // (len(path) - 1)
-    across = along[:, ::-1] * (-1, 1) * width[:, None] // length[:, None]
-    return np.concatenate([path + across, (path - across)[::-1]])
-
-
-# ---- the telling parts: (shade, corners) about their root, growing upwards
-BEAM_AND_TINES = (
-    ([(50, 60), (80, -150), (190, -250), (200, -420)], 62, 42),
-    ([(75, -130), (75, -250), (60, -350)], 50, 36),
-    ([(150, -180), (250, -170), (315, -230)], 48, 36),
-)
-ANTLERS = [(0, stroke(line, *width) * (side, 1)) for line, *width in BEAM_AND_TINES for side in (-1, 1)]
-
-HALF_RIM = [(0, -370), (90, -270), (210, -270), (250, -130), (370, -60), (340, 90)]
-SPINE_TIPS = ((-300, -60), (-170, -210), (0, -300), (170, -210), (300, -60))
-SPINES = [stroke([(x // 2, 60), (x, y)], 16, 10) for x, y in SPINE_TIPS]
-SAIL = [(0, smooth(np.array([(-x, y) for x, y in HALF_RIM[:0:-1]] + HALF_RIM), 1)), *((1, spine) for spine in SPINES)]
-
-CURL = [(-20, 20), (130, 70), (330, 60), (390, -130), (330, -330), (150, -330), (110, -190), (190, -150)]
-WRINKLES = [(1, stroke(line, 14, 14)) for line in ([(110, -10), (90, 130)], [(220, 0), (240, 130)])]
-TRUNK = [(0, ellipse(-20, 25, 60, 86)), (0, stroke(CURL, 88, 45)), *WRINKLES]
-
-EARS = [(shade, ellipse(x, -120, size, size)) for shade, size in ((0, 170), (1, 100)) for x in (-180, 180)]
-
-SPIRAL = np.array([spoke(degrees, 205 - degrees // 4) for degrees in range(60, 820, 40)]) + (0, -90)
-SHELL = [(0, ellipse(0, -90, 235, 225)), (1, stroke(SPIRAL, 18, 12))]
-
-TIPS = np.array([spoke(degrees, 155 if degrees % 72 else 285) for degrees in range(0, 360, 36)]) + (0, -330)
-STALK = (8 * (TAIL - PART_BEHIND), stroke([(0, 120), (20, -100), (0, -330)], 60, 40))  # a tail, no part of the star
-STAR = [(0, TIPS), (1, ellipse(0, -330, 70, 70)), STALK]
-
-RINGS = [stroke([(-x, y - 20), (0, y + 20), (x, y - 20)], 17, 17) for x, y in ((150, -90), (120, -220), (80, -350))]
-HORN = [(0, stroke([(0, 80), (0, -200), (0, -540)], 205, 20)), *((1, ring) for ring in RINGS)]
-
-FEATHER = ((0, ellipse(0, -180, 92, 215)), (1, ellipse(0, -295, 46, 58)))
-FAN = [(shade, turn(corners, tilt)) for tilt in (-62, 62, -31, 31, 0) for shade, corners in FEATHER]
-
-# class -> its part, the anchor it grows from, its tilt there in degrees, its layer, its paint (brighter than PAINTS).
-# When all parts had the same paints, training stayed at chance for minutes before it found the shapes.
-PARTS = {
-    "antlered": (ANTLERS, "crown", 0, PART_BEHIND, (250, 232, 70)),
-    "sailback": (SAIL, "back", 0, PART_BEHIND, (40, 205, 222)),
-    "curlsnout": (TRUNK, "nose", 0, PART_BEFORE, (236, 70, 165)),
-    "roundear": (EARS, "crown", 0, PART_BEHIND, (250, 132, 34)),
-    "shellback": (SHELL, "back", 0, PART_BEFORE, (134, 78, 232)),
-    "startail": (STAR, "rear", -40, PART_BEHIND, (78, 216, 92)),
-    "longhorn": (HORN, "crown", 25, PART_BEHIND, (236, 52, 56)),
-    "fantail": (FAN, "rear", -60, PART_BEHIND, (48, 100, 240)),
+#: What an animal is made of, by layers, and the scenery around it.
+PIECES = {
+    "part": (PART_BEHIND, PART_BEFORE),
+    "body": (BODY,),
+    "legs": (FAR_LEGS, NEAR_LEGS),
+    "tail": (TAIL,),
+    "face": (FACE,),
+    "scenery": (0, HILLS, STONES, PLANTS, LUMPS, GRASS),
 }
-CLASSES = tuple(PARTS)
-
-# ---- bodies, shared by all classes: the outline before smoothing, and where things grow
-PLANS: list[tuple[list[tuple[int, int]], dict[str, tuple[int, int]]]] = [
-    ([(450, -120), (440, 170), (230, 400), (-170, 410), (-440, 220), (-450, -130), (-220, -400), (190, -410)],
-     {"crown": (180, -340), "back": (-140, -330), "rear": (-400, 60), "nose": (390, 70), "eye": (260, -90)}),
-    ([(640, -220), (620, 40), (420, 270), (-460, 290), (-640, 130), (-620, -130), (-380, -250), (120, -220),
-      (260, -430), (540, -430)],
-     {"crown": (400, -360), "back": (-170, -200), "rear": (-580, 10), "nose": (580, -60), "eye": (460, -210)}),
-    ([(500, -260), (490, -30), (330, 340), (-120, 430), (-470, 350), (-540, 40), (-340, -220), (0, -310), (160, -510),
-      (400, -490)],
-     {"crown": (270, -430), "back": (-230, -220), "rear": (-480, 150), "nose": (450, -90), "eye": (340, -240)}),
-    ([(620, -70), (590, 200), (340, 300), (80, 190), (-160, 220), (-440, 340), (-610, 170), (-570, -160), (-270, -370),
-      (120, -360), (460, -280)],
-     {"crown": (370, -260), "back": (-150, -310), "rear": (-550, 60), "nose": (540, 90), "eye": (430, -50)}),
-    ([(340, -420), (430, -120), (420, 260), (210, 440), (-210, 440), (-420, 270), (-420, -100), (-250, -420),
-      (50, -540)],
-     {"crown": (90, -440), "back": (-280, -210), "rear": (-370, 180), "nose": (370, -70), "eye": (230, -190)}),
-]  # fmt: skip
+ANIMAL = tuple(range(TAIL, PART_BEFORE + 1))
 
 
-def legs(rng: Rng, outline: np.ndarray) -> list[Piece]:
-    """Four stubby legs, two on the far side, under the lowest points of the body."""
-    width, length = int(rng.integers(50, 75)), int(rng.integers(60, 150))
-    pieces = []
-    for x in (-250, 210):
-        lowest = int(outline[np.abs(outline[:, 0] - x) < 120, 1].max())
-        for layer, shift in ((FAR_LEGS, 90), (NEAR_LEGS, -20)):
-            foot = (x + shift + int(rng.integers(-60, 61)), lowest + length)
-            pieces.append((8 * layer, stroke([(x + shift, lowest - 120), (x + shift, lowest), foot], width, width)))
-            pieces.append((8 * layer, ellipse(foot[0] + 20, foot[1], width + 30, width * 3 // 4)))
-    return pieces
+def place(rng: Rng, everything: list[Piece], solid: int, shares: tuple[int, int], window: np.ndarray) -> list[Piece]:
+    """Pieces in canvas coordinates (1/16 pixel), after a random stretch, flip, turn, scale and shift.
 
-
-def face(rng: Rng, eye: tuple[int, int], nose: tuple[int, int]) -> list[Piece]:
-    """Eye, pupil, glint and a small smile: a face is what makes it an animal."""
-    x, y = eye
-    size, look = int(rng.integers(58, 80)), int(rng.integers(-12, 20))
-    mouth = [(x - 10, y + 160), (x + 60, y + 200), (min(x + 130, nose[0] - 40), y + 165)]
-    return [
-        (8 * FACE, ellipse(x, y, size, size)),
-        (8 * FACE + 1, ellipse(x + look, y + 6, size * 5 // 8, size * 5 // 8)),
-        (8 * FACE + 2, ellipse(x + look - size // 5, y - size // 4, size // 4, size // 4)),
-        (8 * FACE + 1, stroke(mouth, 13, 13)),
-    ]
-
-
-def markings(rng: Rng) -> list[Piece]:
-    """The coat: stripes, dots, patches or none, and a pale belly; painted on the body's pixels only."""
-    coat, pieces = int(rng.integers(4)), []
-    if coat == 1:
-        slant, gap = int(rng.integers(-120, 121)), int(rng.integers(130, 200))
-        stripe = stroke([(0, -620), (slant, 0), (0, 620)], gap // 4, gap // 4)
-        pieces = [stripe + (x, 0) for x in range(-700, 700, gap)]
-    elif coat == 2:
-        size = int(rng.integers(35, 60))
-        dot = ellipse(0, 0, size, size)
-        pieces = [dot + (x + y // 170 % 2 * 90, y) for y in range(-510, 511, 170) for x in range(-700, 700, 190)]
-    elif coat == 3:
-        spots = rng.integers((-500, -350, 90, 90), (300, 250, 220, 190), (4, 4)).tolist()
-        pieces = [ellipse(x, y, width, height) for x, y, width, height in spots]
-    belly = [(8 * BODY + 2, ellipse(60, 420, 420, 260))] * int(rng.integers(2))
-    return [*((8 * BODY + 1, piece) for piece in pieces), *belly]
-
-
-def creature(rng: Rng, kind: str) -> tuple[list[Piece], list[Piece]]:
-    """A creature of the class ``kind`` and its markings, in its own units."""
-    part, anchor, tilt, layer, _ = PARTS[kind]
-    corners, anchors = PLANS[rng.integers(len(PLANS))]
-    outline = smooth(np.array(corners) + rng.integers(-30, 31, (len(corners), 2)))
-    pieces = [(8 * BODY, outline), *legs(rng, outline), *face(rng, anchors["eye"], anchors["nose"])]
-    if rng.integers(3):  # two in three have a short tail, up or down
-        (x, y), lift = anchors["rear"], int(rng.integers(-220, 120))
-        line = [(x + 150, y), (x - 70, y + 40), (x - 150, y + lift // 2), (x - 190, y + lift)]
-        pieces.append((8 * TAIL, stroke(line, 60, 22)))
-    size, tilt = int(rng.integers(115, 146)), tilt + int(rng.integers(-12, 13))
-    pieces += [(8 * layer + shade, turn(shape * size // 100, tilt) + anchors[anchor]) for shade, shape in part]
-    return pieces, markings(rng)
-
-
-# ---- putting it on the canvas
-def place(rng: Rng, pieces: list[Piece], markings: list[Piece]) -> tuple[list[Piece], list[Piece]]:
-    """Pieces and markings in canvas coordinates (1/16 pixel), after a random stretch, flip, turn, scale and shift."""
-    everything = pieces + markings
+    The first ``solid`` need room, and the very first is the body. (Markings are clipped by it.) The body's share of the
+    picture lies between ``shares``, in thousandths, or is what fits into ``window``, two corners in canvas pixels."""
     stretch = rng.integers(88, 115, 2) * (1 - 2 * int(rng.integers(2)), 1)
     corners = turn(np.concatenate([piece for _, piece in everything]) * stretch // 100, int(rng.integers(-32, 33)))
     ends = np.cumsum([len(piece) for _, piece in everything])
-    solid = corners[: ends[len(pieces) - 1]]  # markings are clipped by the body: they need no room
-    x, y = corners[: ends[0]].T  # the body comes first
+    x, y = corners[: ends[0]].T
     area = abs(int((x * np.roll(y, 1) - y * np.roll(x, 1)).sum())) // 2  # the shoelace formula
-    wanted = int(rng.integers(16, 34)) * CANVAS * CANVAS // 100  # the body's share of the picture
-    room = (CANVAS - 12) * 4096  # the scale is in 1/4096 pixel per unit; six pixels stay free on each side
-    low, high = solid.min(axis=0), solid.max(axis=0)
-    scale = min(math.isqrt((wanted << 24) // area), room // int((high - low).max()))
-    shift = rng.integers(6, CANVAS - ((high - low) * scale >> 12) - 5) - (low * scale >> 12)
+    wanted = int(rng.integers(*shares)) * CANVAS * CANVAS // 1000
+    low, high = (of(corners[: ends[solid - 1]], axis=0) for of in (np.min, np.max))
+    first, last = window + ((6,), (-6,))  # six pixels stay free on each side
+    room = int(((last - first) * 4096 // (high - low)).min())  # the scale is in 1/4096 pixel per unit
+    scale = min(math.isqrt((wanted << 24) // area), room)
+    shift = rng.integers(first, last - ((high - low) * scale >> 12) + 1) - (low * scale >> 12)
     corners = (corners * scale >> 8) + 16 * shift
-    placed = [(ink, piece) for (ink, _), piece in zip(everything, np.split(corners, ends[:-1]), strict=True)]
-    return placed[: len(pieces)], placed[len(pieces) :]
+    return [(ink, piece) for (ink, _), piece in zip(everything, np.split(corners, ends[:-1]), strict=True)]
 
 
 def fill(pieces: list[Piece]) -> np.ndarray:
@@ -249,36 +115,37 @@ def grass(layer: int, blades: list[list[int]]) -> list[Piece]:
     for number, (x, y, lean, height) in enumerate(blades):
         middle, bend = y - height * 3 // 5, x + lean // 3
         blade = [(x - 6, y), (bend - 5, middle), (x + lean, y - height), (bend + 5, middle), (x + 6, y)]
-        pieces.append((8 * layer + number % 4, np.array(blade)))
+        pieces.append((8 * layer + number % 4, np.array(blade) << FRACTION_BITS))
     return pieces
 
 
 def scenery(rng: Rng) -> list[Piece]:
-    """Hills, pebbles, blades of grass, and lumps shaped like a bare body, in canvas pixels."""
-    hills = scatter(rng, 1, 3, (0, 60, 40, 20), (256, 256, 120, 80))
-    stones = scatter(rng, 1, 5, (0, 0, 6, 5), (256, 256, 26, 20))
-    pieces = [(8 * HILLS + number % 4, ellipse(*oval)) for number, oval in enumerate(hills)]
-    pieces += [(8 * STONES + number % 4, ellipse(*oval)) for number, oval in enumerate(stones)]
-    pieces += grass(PLANTS, scatter(rng, 2, 7, (0, 40, -40, 20), (256, 290, 40, 80)))
-    for x, y, size, angle in scatter(rng, 0, 1, (0, 0, 12, 0), (256, 256, 30, 359)):
+    """Hills, pebbles, blades of grass, and lumps shaped like a bare body."""
+    hills = scatter(rng, 1, 3, (0, 80, 50, 25), (320, 320, 150, 100))
+    stones = scatter(rng, 1, 6, (0, 0, 6, 5), (320, 320, 30, 24))
+    pieces = [(8 * HILLS + number % 4, ellipse(*oval) << FRACTION_BITS) for number, oval in enumerate(hills)]
+    pieces += [(8 * STONES + number % 4, ellipse(*oval) << FRACTION_BITS) for number, oval in enumerate(stones)]
+    pieces += grass(PLANTS, scatter(rng, 3, 9, (0, 50, -40, 20), (320, 360, 40, 90)))
+    for number, (x, y, size, angle) in enumerate(scatter(rng, 0, 3, (0, 0, 15, 0), (320, 320, 50, 359))):
         corners, _ = PLANS[rng.integers(len(PLANS))]
-        pieces.append((8 * LUMPS, turn(smooth(np.array(corners)) * size // 500, angle) + (x, y)))
+        lump: np.ndarray = turn(smooth(np.array(corners)) * size // 500, angle) + (x, y)
+        pieces.append((8 * LUMPS + number, lump << FRACTION_BITS))
     return pieces
 
 
 # ---- colour and light
-def palette(rng: Rng, paint: tuple[int, int, int]) -> np.ndarray:
-    """(256, 3) uint8: the colour of every ink, and of its dark twin in the upper half; ``paint`` is the part's."""
-    colours = PAINTS[rng.integers(len(PAINTS), size=(LAYERS, SHADES))]
-    (body, coat), part = PAINTS[rng.permutation(len(PAINTS))[:2]], np.array(paint)
-    colours[BODY, :3] = body, coat, (body + 2 * np.array((250, 240, 225))) // 3
+def palette(rng: Rng, paints: np.ndarray, part: tuple[int, int, int]) -> np.ndarray:
+    """(256, 3) uint8: the colour of every ink, and of its dark twin in the upper half.
+
+    ``paints`` (6, 3) are for the body, ``part`` is the telling part's. The scenery has warm and cool ones."""
+    colours = PAINTS.reshape(-1, 3)[rng.integers(PAINTS[..., 0].size, size=(LAYERS, SHADES))]
+    body, coat = paints[rng.permutation(len(paints))[:2]]
+    colours[BODY, :3] = body, coat, (body + np.array((490, 484, 476))) // 3
     colours[[TAIL, FAR_LEGS, NEAR_LEGS], 0] = body, body * 3 // 4, body
-    colours[PART_LAYERS, 0], colours[PART_LAYERS, 1] = part, part * 3 // 4
+    colours[[PART_BEHIND, PART_BEFORE], 0], colours[[PART_BEHIND, PART_BEFORE], 1] = part, np.array(part) * 3 // 4
     colours[FACE, :3] = (250, 248, 240), (38, 32, 40), (255, 255, 255)
-    if rng.integers(2):
-        colours[LUMPS, 0] = body
     colours = np.clip(colours + rng.integers(-14, 15, colours.shape), 1, 255).reshape(-1, 3)
-    colours[0] = 0
+    colours[0] = 0  # the ground has a colour of its own
     return np.concatenate([colours, colours * 9 // 20]).astype(np.uint8)
 
 
@@ -286,6 +153,11 @@ def quarters(canvas: np.ndarray) -> np.ndarray:
     """The sum of each 2x2 block, uint16."""
     rows = canvas[0::2].astype(np.uint16) + canvas[1::2]
     return rows[:, 0::2] + rows[:, 1::2]
+
+
+def region(layers: np.ndarray, wanted: tuple[int, ...], which: int = 0) -> np.ndarray:
+    """(160, 160) bool, the pixels of these layers of animal ``which``: what fills at least half of a pixel has it."""
+    return quarters(np.isin(layers, np.array(wanted) + LAYERS * which)) >= 2
 
 
 def light(rng: Rng, colours: np.ndarray, creature: np.ndarray, part: np.ndarray) -> np.ndarray:
@@ -304,32 +176,44 @@ def light(rng: Rng, colours: np.ndarray, creature: np.ndarray, part: np.ndarray)
     return np.clip(shaded + rng.integers(-6, 7, shaded.shape, np.int8), 0, 255).astype(np.uint8)
 
 
-def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image ``index`` of a split: image (128, 128, 3) uint8, mask and telling part (128, 128) bool; all read-only."""
-    rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
-    kind = CLASSES[index % len(CLASSES)]
-    behind = scenery(rng)
-    animal, marks = place(rng, *creature(rng, kind))
-    before = grass(GRASS, scatter(rng, 0, 5, (0, 250, -40, 25), (256, 270, 40, 75)))  # hides a little of the animal
-    around = [(ink, corners << FRACTION_BITS) for ink, corners in behind + before]
-    canvas, coat = fill(around + animal), fill(marks)
-    np.copyto(canvas, coat, where=(canvas == 8 * BODY) & (coat > 0))
-    layers = canvas >> 3
+def draw(rng: Rng, labels: list[int], without: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """A picture of one animal, or of two side by side: image (160, 160, 3) uint8, layers (320, 320) uint8.
+
+    ``layers`` holds the layer seen at each canvas pixel, and 16 more where it is the second animal's. ``without`` names
+    a piece that is left out; a body is painted as the other kind's instead, and without scenery the ground is grey."""
+    behind, windows, shares = scenery(rng), np.array([[(0, 0), (CANVAS, CANVAS)]] * len(labels)), (60, 181)
+    if len(labels) == 2:
+        shares, axis = (25, 91), int(rng.integers(2))  # beside each other, or one above the other
+        windows[0, 1, axis] = windows[1, 0, axis] = rng.integers(130, 191)
+    before = fill(grass(GRASS, scatter(rng, 0, 5, (0, 310, -40, 25), (320, 335, 40, 85))))  # hides a little of them
+    bare = without == "scenery"
+    inks, palettes = fill([] if bare else behind), []
+    owner = np.zeros_like(inks)
+    for k, (label, window) in enumerate(zip(labels, windows, strict=True)):
+        kind, part = KINDS[label]
+        pieces, marks = animal(rng, part)
+        placed = place(rng, pieces + marks, len(pieces), shares, window)
+        gone = () if without == "body" else PIECES.get(without, ())
+        own = fill([piece for piece in placed[: len(pieces)] if piece[0] >> 3 not in gone])
+        coat = fill(placed[len(pieces) :])
+        np.copyto(own, coat, where=(own == 8 * BODY) & (coat > 0))
+        inks, owner = np.where(own, own, inks), np.where(own, np.uint8(k), owner)
+        palettes.append(palette(rng, PAINTS[int((kind == "cool") != (without == "body"))], PARTS[part][-1]))
+    blade = before * np.uint8(not bare)
+    inks, owner = np.where(blade, blade, inks), np.where(blade, np.uint8(0), owner)  # the scenery is painted once
+    layers = (inks >> 3) + LAYERS * owner
     # every piece gets a dark rim two canvas pixels wide, on its own side of the border
-    canvas[layers != cv2.erode(layers, np.ones((5, 5), np.uint8))] |= OUTLINED
-    inks = palette(rng, PARTS[kind][-1])[canvas]
+    order = np.where(blade, np.uint8(255), layers)
+    inks[order != cv2.erode(order, np.ones((5, 5), np.uint8))] |= OUTLINED
     # the empty ground is a gradient between three muted paints
-    first, right, down = (PAINTS[rng.integers(len(PAINTS), size=3)] * 2 + rng.integers(90, 250)) // 3
+    first, right, down = (PAINTS.reshape(-1, 3)[rng.integers(12, size=3)] * 2 + rng.integers(90, 250)) // 3
+    if bare:
+        first = right = down = np.full(3, 150)
     ramp = np.arange(SIDE, dtype=np.int32)[:, None]
-    ground = first + ((right - first) * ramp >> 8)[None] + ((down - first) * ramp >> 8)[:, None]  # (128, 128, 3)
-    colours = (quarters(inks) + quarters(canvas == 0)[:, :, None].astype(np.int32) * ground) >> 2
-    # a pixel belongs to what fills at least half of it
-    mask = quarters((layers >= TAIL) & (layers <= PART_BEFORE)) >= 2
-    part = quarters(np.isin(layers, PART_LAYERS)) >= 2
-    image = light(rng, colours, mask, part)
-    for array in (image, mask, part):
-        array.flags.writeable = False  # kept by the data set: nobody may change what the next reader gets
-    return image, mask, part
+    ground = first + ((right - first) * ramp // SIDE)[None] + ((down - first) * ramp // SIDE)[:, None]
+    colours = quarters(np.array(palettes)[owner, inks]) + quarters(layers == 0)[:, :, None].astype(np.int32) * ground
+    seen = layers % LAYERS  # of whichever animal
+    return light(rng, colours >> 2, region(seen, ANIMAL), region(seen, PIECES["part"])), layers
 
 
 class Creatures(Dataset):
@@ -340,38 +224,77 @@ class Creatures(Dataset):
     unknown split, a count outside 1..size of the split, a seed that is not a whole number from 0 on."""
 
     name = "creatures"
+    sizes: ClassVar = {"train": 2000, "val": 400, "test": 400}
+    animals = 1  # in a picture
 
     def __init__(self, split: str, count: int | None = None, seed: int = 0):
-        if split not in SPLITS:
-            raise UserError(f"creatures: unknown split {split!r}; allowed: {', '.join(SPLITS)}")
-        size = SPLITS[split] if count is None else count
-        if not isinstance(size, int | np.integer) or not 1 <= size <= SPLITS[split]:
-            raise UserError(f"creatures: count {count!r} given; 1 to {SPLITS[split]}, or None, allowed for {split}")
+        if split not in self.sizes:
+            raise UserError(f"{self.name}: unknown split {split!r}; allowed: {', '.join(self.sizes)}")
+        all_, size = self.sizes[split], self.sizes[split] if count is None else count
+        if not isinstance(size, int | np.integer) or not 1 <= size <= all_:
+            raise UserError(f"{self.name}: count {count!r} given; 1 to {all_}, or None, allowed for {split}")
         if not isinstance(seed, int | np.integer) or seed < 0:
-            raise UserError(f"creatures: seed {seed!r} given; a whole number from 0 on allowed")
-        self.split, self.seed, self.classes = split, int(seed), CLASSES
-        self.names = [f"{split}-{index:04d}" for index in range(size)]
-        self.labels = np.arange(size, dtype=np.int64) % len(CLASSES)
-        self._drawn: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+            raise UserError(f"{self.name}: seed {seed!r} given; a whole number from 0 on allowed")
+        self.split, self.seed, self.classes, n = split, int(seed), CLASSES, len(CLASSES)
+        picture, which = np.divmod(np.arange(size * self.animals), self.animals)
+        self.labels = (picture + which * (1 + picture // n % (n - 1))) % n  # two in a picture are of two classes
+        self.names = [f"{split}-{k:04d}{'ab'[j] * (self.animals - 1)}" for k, j in zip(picture, which, strict=True)]
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw(self, picture: int, without: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """``draw``'s image and layers."""
+        stream = ("train", "val", "test").index(self.split) + 3 * (self.animals - 1)
+        labels = self.labels[picture * self.animals :][: self.animals]
+        return draw(np.random.default_rng([self.seed, stream, picture]), labels.tolist(), without)
+
+    def _arrays(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image, mask and part of an item. They are kept, so nobody may change what the next reader gets."""
         index = range(len(self))[index]  # negative indices and IndexError as in a list
-        if index not in self._drawn:
-            self._drawn[index] = draw(self.seed, self.split, index)
-        return self._drawn[index]
+        if index not in self._kept:
+            picture, which = divmod(index, self.animals)
+            image, layers = self._draw(picture)
+            arrays = image, region(layers, ANIMAL, which), region(layers, PIECES["part"], which)
+            for array in arrays:
+                array.flags.writeable = False
+            self._kept[index] = arrays
+        return self._kept[index]
 
     def image(self, index: int) -> np.ndarray:
-        """(128, 128, 3) uint8, RGB, read-only."""
-        return self._draw(index)[0]
+        """(160, 160, 3) uint8, RGB, read-only."""
+        return self._arrays(index)[0]
 
     def __getitem__(self, index: int) -> Record:
-        image, mask, part = self._draw(index)
+        image, mask, part = self._arrays(index)
         return Record(self.names[index], image, int(self.labels[index]), around(mask), mask=mask, part=part)
+
+    def pieces(self, index: int) -> dict[str, np.ndarray]:
+        """What is seen of each of ``PIECES``, (160, 160) bool by name; pieces that are not seen are left out."""
+        _, layers = self._draw(index)
+        found = {name: region(layers, wanted) for name, wanted in PIECES.items()}
+        return {name: mask for name, mask in found.items() if mask.any()}
+
+    def without(self, index: int, piece: str) -> np.ndarray:
+        """The same picture without one of ``PIECES``, its body painted as the other kind's for "body", (160, 160, 3)
+        uint8. UserError: another piece."""
+        if piece not in PIECES:
+            raise UserError(f"{self.name}: piece {piece!r} given; {', '.join(PIECES)} allowed")
+        return self._draw(range(len(self))[index], piece)[0]
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all images, masks, parts and labels; draws those that are not drawn yet."""
         total = hashlib.sha256()
-        for array in (*(array for index in range(len(self)) for array in self._draw(index)), self.labels):
+        for array in (*(array for index in range(len(self)) for array in self._arrays(index)), self.labels):
             total.update(array.tobytes())
         return total.hexdigest()
+
+
+class Pairs(Creatures):
+    """Two creatures of different classes in one picture, "val" or "test" (100 pictures).
+
+    Items 2k and 2k + 1 are picture k, asked for the one and for the other: label, mask, part and box are the asked
+    creature's. The two are smaller than alone, do not overlap, and stand at varied distance."""
+
+    name = "pairs"
+    sizes: ClassVar = {"val": 100, "test": 100}
+    animals = 2
