@@ -1,6 +1,4 @@
-"""The drawn data set: the same pixels everywhere, masks that fit, classes that differ in their part alone."""
-
-from __future__ import annotations
+"""The drawn data set: the same pixels everywhere, masks that fit, classes told by part and body and by nothing else."""
 
 import hashlib
 import os
@@ -12,13 +10,15 @@ import cv2
 import numpy as np
 import pytest
 
-from dgl_lib.data.creatures import PARTS, Creatures
+from dgl_lib import metrics
+from dgl_lib.data.creatures import CLASSES, PIECES, Creatures, Pairs
 from dgl_lib.errors import UserError
+from dgl_lib.maps import centred_gaussian, to_uint8
 
 FIRST_16 = {
-    "train": "41a12680946ee093390c32aca684746730bb81733a0264c49351afc0e2961fd9",
-    "val": "f919c754971de6b71309c2866e9ab46cffbdd91c5a5199cfb1f294c3c3bcb271",
-    "test": "71a4667e80deb95e6ccaddb3ab42f1a771232561787fc93380f4afde76930fdb",
+    "train": "001a16b004c2702be4b375a7e66fd1cac9156de4dadfd2df66ff3250e3873b23",
+    "val": "a40f6d2f6b115898373a7e19ee9016e1348d7fd9478ccc62620af7dbcbc79804",
+    "test": "d4f990d748386c1be3e6a7b6684f94fd8c86111efc1933f0e2fd22cf4530f879",
 }
 
 
@@ -57,8 +57,8 @@ def test_records_are_complete_and_agree(val: Creatures):
     for index in range(48):
         record = val[index]
         assert record.name == val.names[index] == f"val-{index:04d}"
-        assert record.image.shape == (128, 128, 3) and record.image.dtype == np.uint8
-        assert record.mask.shape == record.part.shape == (128, 128) and record.mask.dtype == record.part.dtype == bool
+        assert record.image.shape == (160, 160, 3) and record.image.dtype == np.uint8
+        assert record.mask.shape == record.part.shape == (160, 160) and record.mask.dtype == record.part.dtype == bool
         assert record.label == val.labels[index] and record.ignore is None
         assert record.image is val.image(index)
         assert record.boxes.shape == (1, 4) and record.boxes.dtype == np.int32
@@ -71,19 +71,21 @@ def test_records_are_complete_and_agree(val: Creatures):
 
 
 def test_sizes_of_object_and_part(val: Creatures):
-    areas, shares, extents = [], [], []
-    for index in range(len(val)):
-        mask, part = val[index].mask, val[index].part
-        assert not (part & ~mask).any()
-        areas.append(mask.mean())
-        shares.append(part.sum() / mask.sum())
-        rows, columns = np.nonzero(part)
-        extents.append(max(np.ptp(rows), np.ptp(columns)) + 1)
-    assert 0.31 < np.mean(areas) < 0.37 and min(areas) > 0.18 and max(areas) < 0.55
-    assert 0.23 < np.mean(shares) < 0.29 and min(shares) > 0.10 and max(shares) < 0.42
-    for label in range(len(val.classes)):  # large enough for a map of stride 8, in each class
-        assert np.mean(np.array(extents)[val.labels[: len(extents)] == label]) > 45
-    assert min(extents) >= 18
+    masks, parts = (np.array([getattr(val[i], name) for i in range(len(val))]) for name in ("mask", "part"))
+    assert not (parts & ~masks).any()
+    areas, shares = masks.mean((1, 2)), parts.sum((1, 2)) / masks.sum((1, 2))
+    assert 0.17 < areas.mean() < 0.20 and areas.min() > 0.07 and areas.max() < 0.33
+    assert 0.24 < shares.mean() < 0.29 and shares.min() > 0.10 and shares.max() < 0.42
+    extents = np.maximum(parts.any(1).sum(1), parts.any(2).sum(1))  # pixels
+    assert extents.min() >= 14 and all(np.mean(extents[val.labels % 4 == part]) > 30 for part in range(4))
+    assert (masks.mean(0)[[20, 20, 140, 140], [20, 140, 20, 140]] > 0.002).all()  # anywhere, corners too
+
+
+def test_trivial_maps_find_little():
+    """At its best threshold the centred Gaussian has at most 40 % IoU on the test part, and the whole image 20 %."""
+    test, guess = Creatures("test"), to_uint8(centred_gaussian((160, 160)))
+    curve = metrics.iou(np.array([metrics.histograms(guess, test[i].mask) for i in range(len(test))])).mean(0)
+    assert 0.30 < curve.max() <= 0.40 and 0.15 < curve[0] <= 0.20  # level 0 keeps the whole image
 
 
 def test_object_is_one_piece_but_for_what_grass_hides(val: Creatures):
@@ -95,7 +97,7 @@ def test_object_is_one_piece_but_for_what_grass_hides(val: Creatures):
 @pytest.mark.parametrize(("split", "size"), [("train", 2000), ("val", 400), ("test", 400)])
 def test_splits_and_classes_are_balanced(split: str, size: int):
     data = Creatures(split)  # draws nothing yet
-    assert (data.name, data.split, data.classes) == ("creatures", split, tuple(PARTS))
+    assert (data.name, data.split, data.classes) == ("creatures", split, CLASSES)
     assert len(data) == len(data.names) == len(set(data.names)) == size
     assert data.labels.dtype == np.int64 and np.bincount(data.labels).tolist() == [size // 8] * 8
 
@@ -131,7 +133,15 @@ def test_digest():
     assert data.digest == hashlib.sha256(expected + np.arange(8, dtype=np.int64).tobytes()).hexdigest()
 
 
-def features(data: Creatures, where: str) -> np.ndarray:
+def nearest_centroid(x: np.ndarray, y: np.ndarray) -> float:
+    """Accuracy of a nearest-centroid classifier made on the first half and tried on the second."""
+    half = len(x) // 2
+    centroids = np.array([x[:half][y[:half] == c].mean(axis=0) for c in range(y.max() + 1)])
+    guess = ((x[half:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)
+    return float((guess == y[half:]).mean())
+
+
+def colours(data: Creatures, where: str) -> np.ndarray:
     """(n, 48) a histogram of each colour channel over the background, the object without its part, or the part."""
     rows = []
     for record in (data[i] for i in range(len(data))):
@@ -141,36 +151,80 @@ def features(data: Creatures, where: str) -> np.ndarray:
     return np.array(rows)
 
 
-def colour_accuracy(data: Creatures, where: str) -> float:
-    """Of a nearest-centroid classifier on colours alone, trained on the first half and tried on the second."""
-    x, y, half = features(data, where), data.labels, len(data) // 2
-    centroids = np.array([x[:half][y[:half] == c].mean(axis=0) for c in range(8)])
-    guess = ((x[half:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)
-    return float((guess == y[half:]).mean())
+@pytest.mark.parametrize(
+    ("where", "part", "body"),
+    [("part", (0.95, 1.0), (0.4, 0.6)), ("body", (0.15, 0.37), (0.9, 1.0)), ("background", (0.15, 0.37), (0.4, 0.6))],
+)
+def test_each_colour_tells_its_own_half_of_the_class(val: Creatures, where: str, part: tuple, body: tuple):
+    """The part's paint tells the part (chance 1/4), the body's the body (chance 1/2), and the scenery's neither."""
+    x = colours(val, where)
+    assert part[0] <= nearest_centroid(x, val.labels % 4) <= part[1]
+    assert body[0] <= nearest_centroid(x, val.labels // 4) <= body[1]
 
 
-@pytest.mark.parametrize("where", ["background", "body"])
-def test_colours_outside_the_part_do_not_tell_the_class(val: Creatures, where: str):
-    """A nearest-centroid classifier on their colours alone stays near chance (1/8)."""
-    assert colour_accuracy(val, where) < 0.28
-
-
-def test_the_parts_paint_does_tell_the_class(val: Creatures):
-    assert colour_accuracy(val, "part") > 0.8
-
-
-def test_the_parts_place_and_shape_do_tell_the_class(val: Creatures):
-    """The same classifier on where the part lies within the object's box: what should differ does."""
+def test_the_parts_place_and_shape_tell_the_part_and_not_the_body(val: Creatures):
     rows = []
     for record in (val[i] for i in range(len(val))):
         x0, y0, x1, y1 = record.boxes[0]
         crop = record.part[y0 : y1 + 1, x0 : x1 + 1].astype(np.uint8) * 255
         small = cv2.resize(crop, (16, 16)).astype(float)
-        rows.append(np.minimum(small, 255) + small[:, ::-1])  # creatures face either way
-    x, y, half = np.array(rows), val.labels, len(val) // 2
-    centroids = np.array([x[:half][y[:half] == c].mean(axis=0) for c in range(8)])
-    guess = ((x[half:, None] - centroids) ** 2).sum(axis=(2, 3)).argmin(axis=1)
-    assert (guess == y[half:]).mean() > 0.4
+        rows.append((np.minimum(small, 255) + small[:, ::-1]).ravel())  # creatures face either way
+    assert nearest_centroid(np.array(rows), val.labels % 4) > 0.5
+    assert 0.35 < nearest_centroid(np.array(rows), val.labels // 4) < 0.65
+
+
+# ---- interventions
+
+
+def test_without_a_piece_the_rest_of_the_picture_stays(val: Creatures):
+    for index, piece in ((i, piece) for i in range(8) for piece in val.pieces(i)):
+        pieces = val.pieces(index)
+        changed = (val.image(index) != val.without(index, piece)).any(2)
+        assert changed[pieces[piece]].mean() > 0.9
+        if piece == "body":  # is painted with its legs and its tail
+            pieces["body"] = np.logical_or.reduce([pieces[name] for name in ("body", "legs", "tail") if name in pieces])
+        around = cv2.dilate(pieces[piece].astype(np.uint8), np.ones((45, 45)))  # relief and shadow reach that far
+        assert not changed[around == 0].any()
+    with pytest.raises(UserError, match="creatures: piece 'wing' given; part, body, legs, tail, face, scenery allowed"):
+        val.without(0, "wing")
+
+
+def test_a_repainted_body_is_the_other_kinds(val: Creatures):
+    warmth = {}
+    for name, image in (("as drawn", val.image), ("repainted", lambda i: val.without(i, "body"))):
+        of = [image(i)[val.pieces(i)["body"]].mean(0) for i in range(64)]
+        warmth[name] = np.array([red - blue for red, _, blue in of])
+    cool = val.labels[:64] // 4 == 1
+    assert (warmth["as drawn"][~cool] > warmth["repainted"][~cool]).all()
+    assert (warmth["as drawn"][cool] < warmth["repainted"][cool]).all()
+
+
+def test_pieces_make_the_object(val: Creatures):
+    pieces = val.pieces(3)
+    assert list(pieces) == [name for name in PIECES if name in pieces] and {"part", "body", "scenery"} <= set(pieces)
+    assert (
+        np.array_equal(pieces["part"], val[3].part) and not (pieces["scenery"] & (val[3].part | pieces["body"])).all()
+    )
+    animal = np.logical_or.reduce([mask for name, mask in pieces.items() if name != "scenery"])
+    assert (animal != val[3].mask).mean() < 0.01  # a pixel of two pieces' halves is of neither, or of both
+
+
+# ---- two in one picture
+
+
+def test_pairs_are_one_picture_asked_both_ways():
+    data, gaps = Pairs("test"), []
+    assert len(data) == 200 and data.names[:3] == ["test-0000a", "test-0000b", "test-0001a"]
+    for one, other in ((data[2 * k], data[2 * k + 1]) for k in range(100)):
+        assert one.image is other.image or np.array_equal(one.image, other.image)
+        assert one.label != other.label and not (one.mask & other.mask).any()
+        assert one.mask.mean() > 0.02 and other.mask.mean() > 0.02 and one.part.any() and other.part.any()
+        gaps.append(cv2.distanceTransform((~other.mask).astype(np.uint8), cv2.DIST_L2, 5)[one.mask].min())
+    assert min(gaps) < 12 and max(gaps) > 60 and np.std(gaps) > 10  # near and far, in pixels
+    assert np.bincount(data.labels).min() >= 20
+    assert Pairs("val", 3).digest != Pairs("test", 3).digest and len(Pairs("val", 3)) == 6
+    with pytest.raises(UserError, match="pairs: unknown split 'train'; allowed: val, test"):
+        Pairs("train")
 
 
 @pytest.mark.parametrize(
