@@ -57,9 +57,9 @@ FRACTION_BITS = 4  # polygon corners are given in 1/16 of a canvas pixel
 LAYERS, SHADES = 16, 8
 OUTLINED = LAYERS * SHADES  # added to an ink: the dark twin of its colour
 
-# Quiet paints. The scenery has both kinds, so that no colour tells an object from its background.
-WARM = [(189, 133, 118), (210, 174, 127), (218, 199, 156), (157, 130, 113), (177, 110, 110), (196, 150, 104)]
-COOL = [(125, 151, 169), (98, 113, 141), (110, 150, 153), (140, 167, 170), (132, 128, 168), (144, 160, 185)]
+# Quiet paints. The scenery has both kinds in turn, so that no colour tells an object from its background.
+WARM = [(204, 124, 98), (222, 170, 108), (230, 196, 142), (172, 120, 92), (192, 100, 98), (206, 146, 88)]
+COOL = [(112, 150, 184), (88, 108, 156), (96, 150, 162), (132, 172, 190), (122, 118, 180), (136, 160, 200)]
 PAINTS = np.array([WARM, COOL], dtype=np.int32)  # (2, 6, 3)
 KINDS = tuple(product(("warm", "cool"), PARTS))  # a class's two marks
 CLASSES = tuple(f"{paints}-{part}" for paints, part in KINDS)
@@ -138,7 +138,7 @@ def palette(rng: Rng, paints: np.ndarray, part: tuple[int, int, int]) -> np.ndar
     """(256, 3) uint8: the colour of every ink, and of its dark twin in the upper half.
 
     ``paints`` (6, 3) are for the body, ``part`` is the telling part's. The scenery has warm and cool ones."""
-    colours = PAINTS.reshape(-1, 3)[rng.integers(PAINTS[..., 0].size, size=(LAYERS, SHADES))]
+    colours = PAINTS[np.arange(SHADES) % 2, rng.integers(PAINTS.shape[1], size=(LAYERS, SHADES))]
     body, coat = paints[rng.permutation(len(paints))[:2]]
     colours[BODY, :3] = body, coat, (body + np.array((490, 484, 476))) // 3
     colours[[TAIL, FAR_LEGS, NEAR_LEGS], 0] = body, body * 3 // 4, body
@@ -205,8 +205,9 @@ def draw(rng: Rng, labels: list[int], without: str = "") -> tuple[np.ndarray, np
     # every piece gets a dark rim two canvas pixels wide, on its own side of the border
     order = np.where(blade, np.uint8(255), layers)
     inks[order != cv2.erode(order, np.ones((5, 5), np.uint8))] |= OUTLINED
-    # the empty ground is a gradient between three muted paints
-    first, right, down = (PAINTS.reshape(-1, 3)[rng.integers(12, size=3)] * 2 + rng.integers(90, 250)) // 3
+    # the empty ground is a gradient between three muted paints, each of a warm one and a cool one
+    warm, cool = (PAINTS[k, rng.integers(PAINTS.shape[1], size=3)] for k in (0, 1))
+    first, right, down = (warm + cool + rng.integers(90, 250)) // 3
     if bare:
         first = right = down = np.full(3, 150)
     ramp = np.arange(SIDE, dtype=np.int32)[:, None]
