@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from dgl_lib import metrics
 from dgl_lib.errors import UserError
-from dgl_lib.metrics import BACKGROUND, IGNORE, PART, REST, IoUCurve, bootstrap, equal_area, histograms, two_level
+from dgl_lib.metrics import BACKGROUND, IGNORE, PART, REST, IoUCurve, bootstrap, histograms, two_level
+from dgl_lib.metrics.pixels import equal_area
 
 SHAPE = (5, 6)
 LEVELS = arrays(np.uint8, SHAPE)

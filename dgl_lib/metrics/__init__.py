@@ -2,17 +2,5 @@
 
 from dgl_lib.metrics.boxes import masks_at
 from dgl_lib.metrics.intervals import MARGIN, Interval, bootstrap, two_level, two_samples
-from dgl_lib.metrics.pixels import (
-    BACKGROUND,
-    IGNORE,
-    PART,
-    REST,
-    at_least,
-    equal_area,
-    histograms,
-    iou,
-    miou,
-    precision,
-    recall,
-)
+from dgl_lib.metrics.pixels import BACKGROUND, IGNORE, PART, REST, at_least, histograms, iou, miou, precision, recall
 from dgl_lib.metrics.streams import Counts, Curve, IoUCurve, Localization, MaxBoxAcc, MaxBoxAccV2, PxAP

@@ -78,8 +78,8 @@ def recall(hist: np.ndarray, region: int) -> np.ndarray:
 
 
 def equal_area(hist: np.ndarray, *regions: int) -> np.ndarray:
-    """Recall of ``regions`` (REST, PART or both) among as many of a map's highest pixels as the object has, 0..1 (...,).
-    Of the grey level at the border as large a share is taken from every region: the mean over ties broken at random.
+    """Recall of ``regions`` (REST, PART, both) by a map's highest pixels, as many as the object has: (...,) in 0..1.
+    Of the grey level at the border the same share of every region is taken: the mean over ties broken at random.
     Of REST and PART together it is the precision too. NaN where there is no such pixel. IGNORE counts nowhere."""
     counted = hist[..., :IGNORE, :].sum(-2)  # (..., 256)
     size = hist[..., [REST, PART], :].sum((-2, -1))[..., None]  # (..., 1)
