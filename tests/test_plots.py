@@ -197,7 +197,7 @@ def test_this_run_among_published_trainings() -> None:
     figure = charts.among(table, margin={"points": 0.5}, title="2 of 3 inside")
     points, logits = figure.axes
     assert ticks(points) == ["C8, sum, x", "C8, norm, x"] and ticks(logits) == ["C1, x"]
-    assert [axes.get_xlabel() for axes in figure.axes] == ["points", "logits"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["points", "logits"]
     published = [line.get_xdata().tolist() for line in points.lines if line.get_marker() == "."]
     assert published == [[1, 2, 3], [1.0, 1.2]]
     assert [x for x, _ in dots(points)] == [2.0, 2.5, 1.1, 2.6]  # each mean, then this run in its circle

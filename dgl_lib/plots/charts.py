@@ -102,9 +102,8 @@ def among(table: pd.DataFrame, *, margin: float | Mapping | None = None, title: 
     """This run's effects among those of published trainings, as ``study.claims.agreement`` gives them: a panel a unit.
 
     A line an effect: the interval over trainings and images, each training's mean, and this run's in a circle."""
-    units = dict(zip(table["unit"], table["unit"], strict=True))
-    look: dict[str, Any] = {"panel": "unit", "peak": "this_run", "dots": "trainings", "xlabel": units}
-    return forest(table, y=("claim", "detail", "effect"), margin=margin, title=title, **look)
+    names = ("claim", "detail", "effect")
+    return forest(table, y=names, panel="unit", peak="this_run", dots="trainings", margin=margin, title=title)
 
 
 def by_layer(
