@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dgl_lib import metrics
 from dgl_lib.errors import UserError
-from dgl_lib.metrics import BACKGROUND, IGNORE, PART, REST, IoUCurve, bootstrap, histograms
+from dgl_lib.metrics import BACKGROUND, IGNORE, PART, REST, IoUCurve, bootstrap, histograms, two_level
+from dgl_lib.metrics.pixels import equal_area
 
 SHAPE = (5, 6)
 LEVELS = arrays(np.uint8, SHAPE)
@@ -133,6 +137,34 @@ def test_what_is_refused() -> None:
     assert curve.images == 0
 
 
+def test_equal_area_by_hand() -> None:
+    """The object has five pixels. Two of them and one of the ground stand at 9; the two left are drawn from eight at 4:
+    two of the rest, one of the part, five of the ground. What is in no score would have been first."""
+    hist = np.zeros((4, 256), np.int64)
+    hist[REST, [9, 4]], hist[PART, [9, 4]] = [1, 2], [1, 1]
+    hist[BACKGROUND, [9, 4]], hist[IGNORE, 200] = [1, 5], 50
+    assert equal_area(hist, REST) == pytest.approx((1 + 2 * 2 / 8) / 3)
+    assert equal_area(hist, PART) == pytest.approx((1 + 1 * 2 / 8) / 2)
+    assert equal_area(hist, REST, PART) == pytest.approx((2 + 3 * 2 / 8) / 5)
+    hist[BACKGROUND, 9] = 99  # the border is now at 9, five of 101
+    assert equal_area(hist, REST, PART) == pytest.approx(2 * 5 / 101 / 5)
+    both = equal_area(np.stack([hist, np.zeros_like(hist)]), REST)
+    assert both.shape == (2,) and np.isnan(both[1])  # no object, nothing to find
+
+
+@given(arrays(np.uint8, SHAPE, elements=st.integers(0, 4)), BOOLS, BOOLS, BOOLS)
+def test_equal_area_is_what_random_ties_give_on_average(q, mask, ignore, part) -> None:
+    hist, random = histograms(q, mask, ignore, part), np.random.default_rng(0)
+    mask, part = mask & ~ignore, part & mask & ~ignore
+    order = np.where(ignore, -1.0, q).ravel() + random.random((4000, q.size)) / 2
+    taken = np.argsort(-order, 1)[:, : mask.sum()]  # resamples x the object's pixels
+    for region, regions in ((mask & ~part, [REST]), (part, [PART]), (mask, [REST, PART])):
+        found, expected = equal_area(hist, *regions), np.nan
+        if region.any():
+            expected = region.ravel()[taken].sum(1).mean() / region.sum()
+        np.testing.assert_allclose(found, expected, atol=0.05)  # six standard errors at the most
+
+
 # -------------------------------------------------------------------------------------------------------- intervals
 
 
@@ -175,3 +207,36 @@ def test_the_paired_interval_sees_what_unpaired_noise_would_hide() -> None:
     paired = bootstrap(a - b)
     assert paired.low > 0.5 and paired.high < 1.5
     assert bootstrap(a).low < bootstrap(b).high
+
+
+def test_two_levels_by_hand() -> None:
+    images = np.random.default_rng(3).normal(size=40)
+    assert two_level([images]) == bootstrap(images)  # one training: images alone
+    still = two_level(np.full((4, 7), 2.5))
+    assert (still.mean, still.low, still.high, still.n) == (2.5, 2.5, 2.5, 7)
+    uneven = two_level([[0.0, 0.0, np.nan], [3.0]])  # a mean over trainings, not over all images
+    assert (uneven.mean, uneven.low, uneven.high, uneven.n) == (1.5, 0.0, 3.0, 1)
+    again = two_level(np.stack([images, images + 1]), seed=3)
+    assert again == two_level([images, images + 1], seed=3) != two_level([images, images + 1], seed=4)
+    for empty, message in (([], "no training"), ([[1.0], [np.nan]], "no value")):
+        with pytest.raises(UserError, match=message):
+            two_level(empty)
+
+
+def test_where_images_are_alike_trainings_make_the_whole_width() -> None:
+    """Means of five of (0, 10, 20, 30, 40), drawn with replacement: the exact distribution, enumerated."""
+    every = np.array(list(product(range(0, 50, 10), repeat=5))).mean(1)
+    found = two_level(np.repeat([[0.0], [10], [20], [30], [40]], 9, 1), resamples=20_000)
+    assert abs(found.low - np.quantile(every, 0.025)) <= 2 and abs(found.high - np.quantile(every, 0.975)) <= 2
+
+
+@pytest.mark.parametrize(("trainings", "least", "most"), [(30, 0.88, 0.98), (5, 0.77, 0.92)])
+def test_two_levels_cover_the_truth_as_often_as_they_say(trainings, least, most) -> None:
+    """300 studies of 20 images whose trainings differ; images alone would hold the truth far less often."""
+    draw, covered, images = np.random.default_rng(0), [], []
+    for _ in range(300):
+        values = draw.normal(size=(trainings, 1)) + 0.5 * draw.normal(size=(trainings, 20))
+        one, other = two_level(values, resamples=300), bootstrap(values.mean(0), resamples=300)
+        covered.append(one.low <= 0 <= one.high)
+        images.append(other.low <= 0 <= other.high)
+    assert least <= np.mean(covered) <= most and np.mean(images) < 0.5

@@ -187,3 +187,19 @@ def test_a_saved_figure_is_the_same_bytes_each_time(tmp_path) -> None:
         style.save(charts.forest(table()), tmp_path / folder, "figure")
     first, second = ((tmp_path / folder / "figure.png").read_bytes() for folder in ("a", "b"))
     assert first == second and b"Software" not in first
+
+
+def test_this_run_among_published_trainings() -> None:
+    rows = [("C8", "sum", "points", 2.0, [1, 2, 3], 2.5), ("C8", "norm", "points", 1.1, [1.0, 1.2], 2.6)]
+    rows += [("C1", "", "logits", 5.5, [5, 6], 5)]
+    table = pd.DataFrame(rows, columns=["claim", "detail", "unit", "mean", "trainings", "this_run"])
+    table = table.assign(effect="x", low=table["mean"] - 1, high=table["mean"] + 1)
+    figure = charts.among(table, margin={"points": 0.5}, title="2 of 3 inside")
+    points, logits = figure.axes
+    assert ticks(points) == ["C8, sum, x", "C8, norm, x"] and ticks(logits) == ["C1, x"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["points", "logits"]
+    published = [line.get_xdata().tolist() for line in points.lines if line.get_marker() == "."]
+    assert published == [[1, 2, 3], [1.0, 1.2]]
+    assert [x for x, _ in dots(points)] == [2.0, 2.5, 1.1, 2.6]  # each mean, then this run in its circle
+    assert {"this run", "published trainings"} <= {*legend(figure)}
+    plt.close(figure)

@@ -407,26 +407,12 @@ def test_readme_blocks(project: Path) -> None:
     ("text", "message"),
     [
         ("<!-- begin: deviations -->\n", "begin without an end"),
-        ("<!-- begin: x -->\n<!-- end: x -->", "'x' is unknown; allowed: found, deviations"),
+        ("<!-- begin: x -->\n<!-- end: x -->", "'x' is unknown; allowed: found, amendments, deviations"),
     ],
 )
 def test_readme_blocks_that_are_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         readme.generated(text)
-
-
-def test_what_was_found_has_a_row_a_claim_and_a_column_a_data_set(project: Path) -> None:
-    rows = [
-        study.claims.claim_row("C5", -0.004, -0.0049, 0.0, 40),
-        study.claims.claim_row("C3", True),
-    ]
-    (project / "results" / "creatures").mkdir(parents=True)
-    study.claims.save_claims(project / "results" / "creatures", "03", rows)
-    table = readme.found().set_index("")
-    assert list(table.index) == [f"C{i}" for i in range(1, 10)]
-    assert list(table.columns) == ["the talk says", "creatures", "pets"]
-    assert table.loc["C5", "creatures"] == "+0.00 [+0.00, +0.00] points: **not reproduced**"
-    assert table.loc["C3", "creatures"] == "**holds**" and table.loc["C3", "pets"] == "**not measured**"
 
 
 def test_the_readme_says_what_the_results_say() -> None:

@@ -1,4 +1,4 @@
-"""The tables of notebooks 05 and 06 on a toy with borders, telling parts and an image without an object."""
+"""The tables of notebooks 05, 06 and 08 on a toy with borders, telling parts and an image without an object."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from sets import Bordered
 
 from dgl_lib.data import Record
 from dgl_lib.evaluate.boxes import SCORES
+from dgl_lib.evaluate.effects import effect
 from dgl_lib.evaluate.mistakes import MISTAKES
 from dgl_lib.localize import CONTROLS, METHODS
-from dgl_lib.models import SPGPlain, spg_plain
-from dgl_lib.study import paths, steps, tables
+from dgl_lib.models import NETWORKS, SPGPlain, spg_plain
+from dgl_lib.study import claims, paths, steps, tables
 from dgl_lib.study.profile import Profile
 
 PROFILE = Profile(image_size=32, device="cpu", scales=[1.0, 2.0], kernels=[0.0, 0.1])
@@ -86,3 +87,39 @@ def test_tables_of_how_to_score(toy: Path) -> None:
     masks = treated[(treated["score"] == "mask IoU") & (treated["treatment"] == "none") & (treated["method"] == "cam")]
     own = boxes[(boxes["score"] == "mask IoU") & (boxes["method"] == "cam")]
     assert masks["test"].tolist() == own["test"].tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.*without an object left out")
+def test_every_effect_of_one_network(toy: Path) -> None:
+    profile = PROFILE.model_copy(update={"layers": ["Mixed_6e", "add1"], "layer": "Mixed_6e"})
+    table = tables.every_effect(tables.Measured(profile, False))
+    assert list(table) == ["claim", "detail", "effect", "image", "value"] and np.isfinite(table["value"]).all()
+    counts = table.groupby(["claim", "detail", "effect"]).size()
+    assert {f"C{k}" for k in range(1, 10)} == {*table["claim"]}
+    assert (counts["C1"] == 14).all() and counts["C9"].tolist() == [1] and (counts["C6"] == 13).all()
+    verdicts = claims.verdicts(table.assign(run="seed 0"))
+    assert verdicts.set_index("claim")["verdict"][["C3", "C9"]].tolist() == ["holds", "holds"]
+    assert set(verdicts["agree"]) == {0, 1}  # C10 is measured elsewhere
+
+
+@pytest.mark.parametrize(("data", "seeds"), [("creatures", 5), ("pets", 3)])
+def test_verdicts_rest_on_the_seeds_alone(data: str, seeds: int, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = ["layer", "threshold", "val_iou", "iou", "low", "high"]
+    one = pd.DataFrame({"method": ["dgl"]}).assign(**dict.fromkeys(columns, 1))
+
+    class Toy:
+        def __init__(self, seed: int = 3, network: str = "", **changes: object) -> None:
+            self.table = self.chosen = self.images = one
+            self.accuracy = {"accuracy_val": 90.0, "accuracy_test": 80.0}
+            self.mean = -50.0 if network else 1.0 + seed
+
+    monkeypatch.setattr(tables, "_trained", lambda profile, progress, **changes: Toy(**changes))
+    monkeypatch.setattr(tables, "every_effect", lambda it: effect("C5", "DGL minus CAM", np.full(20, it.mean)))
+    monkeypatch.setattr(tables.evaluate, "gains", lambda *given: pd.DataFrame({"gain": [1]}))
+    monkeypatch.setattr(steps, "train_classifier", lambda *given, **options: None)
+    tables.trainings(PROFILE.model_copy(update={"data": data, "seed": 3}), toy, False)
+    row = pd.read_csv(toy / "verdicts.csv").set_index("claim").loc["C5"]
+    assert (row["trainings"], row["agree"], row["verdict"]) == (seeds, seeds, "reproduced")
+    assert row["measured"] == 1 + 3 + (seeds - 1) / 2
+    runs = pd.read_csv(toy / "08_effects_by_image.csv")["run"].unique().tolist()
+    assert runs == [*(f"seed {k}" for k in range(3, 3 + seeds)), *NETWORKS]

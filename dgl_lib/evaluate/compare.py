@@ -10,21 +10,9 @@ import pandas as pd
 from dgl_lib import metrics
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.raw import Maps, column
-from dgl_lib.evaluate.scores import BASELINES, Scores, better_baseline, per_image
+from dgl_lib.evaluate.scores import BASELINES, Scores, per_image
 from dgl_lib.localize import CONTROLS
 from dgl_lib.metrics import bootstrap
-
-#: The claim behind each effect. C2 has two: what is to grow, and what must not be lost by it. C8 holds where both do.
-REST = "rest found, enhanced map minus plain features"
-PRECISION = "precision, enhanced map minus plain features"
-EFFECTS = {
-    REST: "C2",
-    PRECISION: "C2",
-    "DGL minus CAM": "C5",
-    "pixel selection minus the better baseline": "C4",
-    "DGL minus pixel selection": "C8",
-    "DGL minus enhanced map": "C8",
-}
 
 
 def select(
@@ -105,30 +93,6 @@ def gains(chosen: pd.DataFrame, images: pd.DataFrame, layer: str) -> pd.DataFram
             gain = bootstrap(images[f"dgl {dgl_layer}"] - images[column(row)])
             table.append({"dgl_layer": dgl_layer, "at": at, **row, **gain.row(), "verdict": gain.verdict()})
     return pd.DataFrame(table)
-
-
-def effects(val: Scores, test: Scores, layer: str, layers: Sequence[str]) -> dict[str, np.ndarray]:
-    """The effects behind C2, C4, C5 and C8, image by image: points (images,), by the names in ``EFFECTS``.
-    DGL and its branches on ``layer``, CAM where it exists, pixel selection averaged over ``layers`` without CAM's. Each
-    map stands at its own threshold, chosen on validation. C2's effects are of the images whose telling part is known;
-    where no part is known they are left out. The others are points of test IoU."""
-    [last] = val.rows.loc[val.rows["method"] == "cam", "layer"]
-    known, _ = with_parts(val, test)
-
-    def of(method: str, on: str = layer, images: Scores = test, measure: str = "iou") -> np.ndarray:
-        return per_image(val, images, {"method": method, "layer": on}, measure)
-
-    parts = {}
-    for name, measure in {REST: "recall_rest", PRECISION: "precision"}.items() if known.names else ():
-        grown = of("enhanced_map", layer, known, measure) - of("features", layer, known, measure)
-        parts[name] = grown[np.isfinite(grown)]  # an image may have no rest
-    earlier = np.mean([of("pixel_selection", on) for on in layers if on != last], 0)
-    return parts | {
-        "DGL minus CAM": of("dgl") - of("cam", last),
-        "pixel selection minus the better baseline": earlier - of(better_baseline(val), ""),
-        "DGL minus pixel selection": of("dgl") - of("pixel_selection"),
-        "DGL minus enhanced map": of("dgl") - of("enhanced_map"),
-    }
 
 
 def gradient_share(both: np.ndarray, term: np.ndarray) -> np.ndarray:

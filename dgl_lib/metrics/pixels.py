@@ -75,3 +75,15 @@ def recall(hist: np.ndarray, region: int) -> np.ndarray:
     """Pixels of ``region`` (PART or REST) with q >= t among all of its pixels, (..., 256); NaN where it has none."""
     above = at_least(hist[..., region, :])
     return ratio(above, above[..., :1], np.nan)
+
+
+def equal_area(hist: np.ndarray, *regions: int) -> np.ndarray:
+    """Recall of ``regions`` (REST, PART, both) by a map's highest pixels, as many as the object has: (...,) in 0..1.
+    Of the grey level at the border the same share of every region is taken: the mean over ties broken at random.
+    Of REST and PART together it is the precision too. NaN where there is no such pixel. IGNORE counts nowhere."""
+    counted = hist[..., :IGNORE, :].sum(-2)  # (..., 256)
+    size = hist[..., [REST, PART], :].sum((-2, -1))[..., None]  # (..., 1)
+    left = size - (at_least(counted) - counted)  # what the levels above leave to this one
+    share = np.clip(left / np.maximum(counted, 1), 0, 1)
+    wanted = hist[..., list(regions), :].sum(-2)  # (..., 256)
+    return ratio((share * wanted).sum(-1), wanted.sum(-1), np.nan)

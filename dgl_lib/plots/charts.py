@@ -38,6 +38,7 @@ def forest(
     colour: str | None = None,
     group: str | None = None,
     peak: str | None = None,
+    dots: str | None = None,
     note: str | None = None,
     levels: pd.DataFrame | None = None,
     margin: float | Mapping | None = None,
@@ -52,6 +53,7 @@ def forest(
         colour: column that colours the dots, as "verdict"; without it ``hue``, else the method's colour.
         group: column whose change leaves a gap between lines.
         peak: column of a second value, drawn as an open circle.
+        dots: column of lists of values, drawn as small dots.
         note: column of words to the right of the interval.
     """
     table = table.assign(_line=_labels(table, y), _group=table[group] if group else "")
@@ -78,6 +80,8 @@ def forest(
             ax.plot(row[value], at, MARKERS[k % len(MARKERS)], ms=5, color=ink)
             if peak:
                 ax.plot(row[peak], at, "o", ms=9, color=ink, mfc="none", mew=0.9, lw=0, label=style.name(peak))
+            if dots:
+                ax.plot(row[dots], [at] * len(row[dots]), ".", ms=6, color=INK, mew=0, lw=0, label=style.name(dots))
             if note:
                 end = np.nanmax([row[value], *ends])
                 ax.annotate(str(row[note]), (end, at), (6, 0), textcoords="offset points", va="center", fontsize=8)
@@ -92,6 +96,14 @@ def forest(
         ink = INK if colour else known[str(run)]
         handles.append(Line2D([], [], color=ink, marker=MARKERS[k % len(MARKERS)], lw=0, label=style.name(run)))
     return _finish(figure, handles, title, below=True)
+
+
+def among(table: pd.DataFrame, *, margin: float | Mapping | None = None, title: str = "") -> Figure:
+    """This run's effects among those of published trainings, as ``study.claims.agreement`` gives them: a panel a unit.
+
+    A line an effect: the interval over trainings and images, each training's mean, and this run's in a circle."""
+    names = ("claim", "detail", "effect")
+    return forest(table, y=names, panel="unit", peak="this_run", dots="trainings", margin=margin, title=title)
 
 
 def by_layer(

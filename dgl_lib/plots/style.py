@@ -41,7 +41,8 @@ METHODS = {
 }
 MEASURES = {"iou": "IoU", "recall_rest": "recall of the rest", "recall_part": "recall of the telling part"}
 MARKS = {"chosen": "chosen on validation", "peak": "peak on test", "test_peak": "peak on test"}
-NAMES = {method: text for method, (text, _) in METHODS.items()} | MEASURES | MARKS
+RUNS = {"this_run": "this run", "trainings": "published trainings"}
+NAMES = {method: text for method, (text, _) in METHODS.items()} | MEASURES | MARKS | RUNS
 VERDICTS = {"gains": "#2166ac", "loses": "#b2182b", "level": "#333333", "undecided": "#999999"}
 CLAIMS = {"reproduced": "#2ca02c", "not reproduced": "#d62728"}
 CONTROLS = {"right class": "#000000", "wrong class": "#d62728", "untrained": "#1f77b4", "shuffled labels": "#ff7f0e"}

@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 
 from dgl_lib.errors import UserError
+from dgl_lib.evaluate.effects import EXPLORATORY
 from dgl_lib.files import write_table
+from dgl_lib.metrics import Interval, two_level
 
 Ends = tuple[float, float]  # low and high of an interval
 
@@ -37,6 +39,7 @@ CLAIMS = {
     for claim, says, measure, unit, margin, keeps, also in list(csv.reader(_lines))[1:]
 }
 COLUMNS = ["claim", "says", "measured", "low", "high", "unit", "n", "verdict", "detail"]
+VERDICTS = ["claim", "says", "detail", "measured", "low", "high", "unit", "trainings", "agree", "images", "verdict"]
 
 
 def verdict(low: float, high: float, margin: float, kept: Ends | None = None, also: Ends | None = None) -> str:
@@ -98,11 +101,91 @@ def claims_table(folder: Path) -> pd.DataFrame:
     rows: list[dict[Any, Any]] = []
     for file in sorted(folder.glob("claims_[0-9]*.csv")):
         rows += pd.read_csv(file, dtype={"detail": str}).fillna({"detail": ""}).to_dict("records")
-    missing: dict[str, Any] = {"n": 0, "verdict": "not measured", "detail": ""}
-    known = {row["claim"] for row in rows}
+    return _listed(rows, COLUMNS, {"n": 0})
+
+
+def _listed(rows: list[dict[Any, Any]], columns: list[str], missing: dict[str, Any]) -> pd.DataFrame:
+    """The rows in the claims' order; a claim without one is "not measured", with the cells ``missing``."""
+    missing, known = missing | {"verdict": "not measured", "detail": ""}, {row["claim"] for row in rows}
     rows += [{"claim": c, "says": r.says, "unit": r.unit, **missing} for c, r in CLAIMS.items() if c not in known]
     rows.sort(key=lambda row: list(CLAIMS).index(row["claim"]))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=columns)
+
+
+def verdicts(effects: pd.DataFrame) -> pd.DataFrame:
+    """Every claim's verdict over several trainings, a row a claim and reading, in the order C1 to C10.
+
+    ``effects`` has the columns of ``evaluate.effects``, and run, which tells the trainings apart. The intervals redraw
+    trainings, then images. Of a claim with two effects to be shown, as C8, the one with the smaller mean decides. C3
+    and C9 hold where they hold in every training. Columns: claim, says, detail, measured, low, high, unit, trainings;
+    agree, how many trainings have this verdict by their images alone; images, those of one training; verdict. A claim
+    without effects is "not measured". UserError: an unknown claim, or as ``claim_row``."""
+    if unknown := sorted({*effects["claim"]} - {*CLAIMS}):
+        raise UserError(f"claim {unknown[0]!r} given, {', '.join(CLAIMS)} allowed")
+    rows = []
+    for (claim, detail), one in effects.groupby(["claim", "detail"], sort=False):
+        some = [one, *(run for _, run in one.groupby("run"))]
+        row, *each = (_decided(str(claim), str(detail), effects) for effects in some)
+        agree = sum(training["verdict"] == row["verdict"] for training in each)
+        rows.append(row | {"trainings": len(each), "agree": agree, "images": row["n"]})
+    return _listed(rows, VERDICTS, {"trainings": 0, "agree": 0, "images": 0})
+
+
+def _decided(claim: str, detail: str, effects: pd.DataFrame) -> dict[str, Any]:
+    """The ``claim_row`` of one claim and reading from the effects of one training or several."""
+    rule = CLAIMS[claim]
+    if rule.margin is None:
+        return claim_row(claim, bool((effects["value"] == 1).all()), n=effects["image"].nunique(), detail=detail)
+    found = _intervals(effects)
+    kept, also = ((one.low, one.high) if (one := found.pop(name, None)) else None for name in (rule.keeps, rule.also))
+    if not found:
+        raise UserError(f"claim {claim}: {', '.join(effects['effect'].unique())} given, an effect that decides needed")
+    least = min(found.values(), key=lambda interval: interval.mean)
+    return claim_row(claim, least.mean, least.low, least.high, least.n, kept=kept, also=also, detail=detail)
+
+
+def _intervals(effects: pd.DataFrame) -> dict[str, Interval]:
+    """The two-level interval of each effect that is not exploratory, by its name."""
+    deciding = effects[~effects["effect"].str.startswith(EXPLORATORY)]
+    groups = deciding.groupby("effect", sort=False)
+    return {str(name): two_level([run["value"] for _, run in one.groupby("run")]) for name, one in groups}
+
+
+def published(folder: Path) -> pd.DataFrame:
+    """The effects that a results folder's verdicts rest on: the columns of ``evaluate.effects``, and run."""
+    table = pd.read_csv(folder / "08_effects_by_image.csv").fillna({"detail": ""})
+    return table[table["run"].str.startswith("seed ")]
+
+
+def agreement(own: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Where one training's effects lie among those of published trainings: a row an effect that both have.
+
+    ``own`` has the columns of ``evaluate.effects``, and ``published`` run too. What holds or fails is left out.
+    Columns: claim, detail, effect, unit; mean, low and high over the published trainings and their images; trainings,
+    the list of their means; this_run, own_low and own_high, by images alone; inside, whether the two intervals overlap.
+    UserError: no effect that both have."""
+    rows, keys = [], ["claim", "detail"]
+    others = dict(list(published.groupby(keys)))
+    for (claim, detail), one in own.assign(run="this run").groupby(keys, sort=False):
+        rule = CLAIMS[str(claim)]
+        if rule.margin is None or (claim, detail) not in others:
+            continue
+        spread, means = _intervals(other := others[claim, detail]), other.groupby(["effect", "run"])["value"].mean()
+        for name, this in _intervals(one).items():
+            if (over := spread.get(name)) is not None:
+                unit = name if name == rule.also else rule.unit
+                row = {"claim": claim, "detail": detail, "effect": name, "unit": unit}
+                row |= {"mean": over.mean, "low": over.low, "high": over.high, "trainings": means[name].tolist()}
+                row |= {"this_run": this.mean, "own_low": this.low, "own_high": this.high}
+                rows.append(row | {"inside": this.low <= over.high and over.low <= this.high})
+    if not rows:
+        raise UserError("agreement: no effect that this run and the published trainings share, at least one needed")
+    return pd.DataFrame(rows)
+
+
+def amendments() -> pd.DataFrame:
+    """What was changed in the rules after numbers had been seen: columns date, what, old rule, new rule, reason."""
+    return pd.read_csv(Path(__file__).with_name("amendments.csv"), keep_default_na=False)
 
 
 def deviations() -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """README's tables, made from the results: the text between ``<!-- begin: NAME -->`` and ``<!-- end: NAME -->``."""
 
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -15,18 +16,26 @@ SHOWN = ("creatures", "pets")
 
 
 def found() -> pd.DataFrame:
-    """What was found: a row a claim, a column a data set, with the effect, its interval and the verdict."""
-    table = pd.DataFrame({"the talk says": {name: claim.says for name, claim in claims.CLAIMS.items()}})
+    """What was found: a row a claim and reading, a column a data set that has verdicts over several trainings."""
+    cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)  # by claim and reading
     for profile in SHOWN:
-        results = claims.claims_table(paths.project_root() / "results" / profile)
-        for claim, row in results.set_index("claim").to_dict("index").items():
-            effect = "{measured:+z.2f} [{low:+z.2f}, {high:+z.2f}] {unit}: ".format_map(row)
-            table.loc[claim, profile] = ("" if pd.isna(row["low"]) else effect) + f"**{row['verdict']}**"
-    return table.rename_axis("").reset_index()
+        if (file := paths.project_root() / "results" / profile / "verdicts.csv").exists():
+            for row in pd.read_csv(file).fillna({"detail": ""}).to_dict("records"):
+                reading, _, where = row["detail"].partition(", ")
+                agree = " ({agree} of {trainings})" if row["trainings"] else ""
+                effect = "" if pd.isna(row["low"]) else ": {measured:+z.1f} [{low:+z.1f}, {high:+z.1f}] {unit}"
+                said = f"**{{verdict}}**{agree}{effect}".format_map(row)
+                cells[row["claim"], reading][profile] = said + (f"; {where}" if where else "")
+    lines = []
+    for claim, rule in claims.CLAIMS.items():
+        for reading in [reading for one, reading in cells if one == claim] or [""]:
+            name = f"{claim}, {reading}" if reading else claim
+            lines.append({"": name, "the talk says": rule.says, **cells.get((claim, reading), {})})
+    return pd.DataFrame(lines).fillna("")
 
 
 #: What fills each block.
-BLOCKS = {"found": found, "deviations": claims.deviations}
+BLOCKS = {"found": found, "amendments": claims.amendments, "deviations": claims.deviations}
 
 
 def generated(text: str) -> str:

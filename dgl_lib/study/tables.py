@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from dgl_lib import evaluate
+from dgl_lib import evaluate, pulling
 from dgl_lib.data import Dataset, Subset
-from dgl_lib.evaluate import EFFECTS, Maps, Scores, controls, faithfulness, treatments
+from dgl_lib.evaluate import Maps, Scores, controls, effects, faithfulness, treatments
 from dgl_lib.evaluate.boxes import box_scores, box_table, sizes, with_object
 from dgl_lib.evaluate.compare import gradient_share, log_p_c
 from dgl_lib.evaluate.mistakes import mistakes
@@ -24,14 +24,15 @@ from dgl_lib.evaluate.scores import SINGLE
 from dgl_lib.files import write_table
 from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.metrics import bootstrap, iou
-from dgl_lib.models import LAYER, LAYERS, NETWORKS, Classifier, load_checkpoint
+from dgl_lib.models import LAYER, LAYERS, NETWORKS, Classifier, digest, load_checkpoint, preprocess
 from dgl_lib.plots import style
 from dgl_lib.plots.maps import Panel, grid
-from dgl_lib.study import paths, steps
+from dgl_lib.study import claims, paths, steps
 from dgl_lib.study.profile import Profile
+from dgl_lib.training import pick_device
 
-#: Trainings compared: the profile's seed and the next ones.
-SEEDS = 3
+#: Trainings that verdicts rest on: the profile's seed and the next ones; three of other data.
+SEEDS = {"creatures": 5}
 #: Test images at the most, for insertion and deletion; all of other data. At pets' size 450 passes an image take half a
 #: minute of one core where bfloat16 is fast, and minutes where it is not.
 FAITHFUL = {"pets": 50}
@@ -161,15 +162,21 @@ def scoring(profile: Profile, folder: Path, progress: bool) -> None:
     write_table(folder / "06_percentiles.csv", swept)
     write_table(folder / "06_normalisation.csv", normalisations(swept, normal, it.chosen))
 
-    scaled = {"layer": profile.layer, "methods": profile.ablation_methods, "scales": profile.scales, **it.options}
     two = [("cam", it.model.layers[-1].name), ("dgl", profile.layer)]
-    every_scale = [evaluate.maps_of_scales(it.model, part, **scaled) for part in it.parts]
-    by_scale = [{scale: maps.only(two) for scale, maps in found.items()} for found in every_scale]
+    by_scale = _by_scale(it, two)
     sets, kernels = treatments.scale_sets(profile.scales), treatments.closing_kernels(profile.kernels)
     settings = [(SINGLE, 0.0), *((s, 0.0) for s in sets), *((SINGLE, k) for k in kernels)]
     val, test = (it.score(part, maps, settings=settings) for part, maps in zip(it.parts, by_scale, strict=True))
     write_table(folder / "06_mistakes.csv", mistakes(*both, it.table, it.chosen, (val, test)))
     write_table(folder / "06_treatments.csv", _treatments(it, by_scale))
+
+
+def _by_scale(it: Measured, pairs: list[tuple[str, str]]) -> list[dict[float, Maps]]:
+    """The raw maps of these (method, layer) pairs at every scale of the profile, of validation and of test images."""
+    own = it.profile
+    asked = {"layer": own.layer, "methods": own.ablation_methods, "scales": own.scales, **it.options}
+    every = [evaluate.maps_of_scales(it.model, part, **asked) for part in it.parts]
+    return [{scale: maps.only(pairs) for scale, maps in found.items()} for found in every]
 
 
 def _treatments(it: Measured, by_scale: list[dict[float, Maps]]) -> pd.DataFrame:
@@ -251,12 +258,15 @@ def _faithful(it: Measured, folder: Path) -> None:
 
 
 def trainings(profile: Profile, folder: Path, progress: bool) -> None:
-    """08: the same recipe with other seeds, and with the other two networks. Scores, gains, effects image by image."""
-    seeds, effects = {}, {}
-    for seed in range(profile.seed, profile.seed + SEEDS):
+    """08: the same recipe with other seeds, and with the other two networks. Scores, gains, effects image by image.
+
+    The verdicts rest on the seeds' trainings of the profile's own network. The other networks are exploratory."""
+    seeds, found = {}, {}
+    for seed in range(profile.seed, profile.seed + SEEDS.get(profile.data, 3)):
         it = _trained(profile, progress, seed=seed)
         seeds[seed] = it.table.assign(**it.accuracy)
-        effects[f"seed {seed}"] = _effects(it)
+        found[f"seed {seed}"] = every_effect(it)
+    verdicts = claims.verdicts(pd.concat(found, names=["run"]).reset_index("run"))
     tables: dict[str, dict[str, pd.DataFrame]] = defaultdict(dict)  # by table and network
     for network in NETWORKS:
         layers = [layer.name for layer in LAYERS[network]]
@@ -266,11 +276,12 @@ def trainings(profile: Profile, folder: Path, progress: bool) -> None:
         tables["network_scores"][network] = it.table
         tables["network_chosen"][network] = it.chosen
         tables["network_gains"][network] = evaluate.gains(it.chosen, it.images, LAYER[network])
-        effects[network] = _effects(it)
+        found[network] = every_effect(it)
     steps.train_classifier(profile.model_copy(update={"labels": "shuffled"}), progress=progress)  # for notebook 07
     columns = ["seed", "method", "layer", "threshold", "val_iou", "iou", "low", "high", "accuracy_val", "accuracy_test"]
     write_table(folder / "08_seeds.csv", pd.concat(seeds, names=["seed"]).reset_index("seed")[columns], digits=IMAGES)
-    write_table(folder / "08_effects_by_image.csv", pd.concat(effects, names=["run"]).reset_index("run"), digits=IMAGES)
+    write_table(folder / "08_effects_by_image.csv", pd.concat(found, names=["run"]).reset_index("run"), digits=IMAGES)
+    write_table(folder / "verdicts.csv", verdicts)
     for name, several in tables.items():
         write_table(folder / f"08_{name}.csv", pd.concat(several, names=["network"]).reset_index("network"))
 
@@ -282,11 +293,25 @@ def _trained(profile: Profile, progress: bool, **changes: Any) -> Measured:
     return Measured(own.model_copy(update={"checkpoint": checkpoint}), progress)
 
 
-def _effects(it: Measured) -> pd.DataFrame:
-    """The effects behind the claims, a row an image: claim, effect, image (its number), value (points)."""
-    found = evaluate.effects(it.val_scores, it.scores, it.profile.layer, it.profile.layers)
-    values = {(EFFECTS[name], name): pd.Series(of, name="value") for name, of in found.items()}
-    return pd.concat(values, names=["claim", "effect", "image"]).reset_index()
+def every_effect(it: Measured) -> pd.DataFrame:
+    """All effects behind the claims of one trained network, as ``evaluate.effects`` gives them, below each other."""
+    profile, model = it.profile, it.model
+    val_maps, test_maps = _by_scale(it, [("dgl", profile.layer)])
+    val, chosen = treatments.search(it.val, val_maps, profile.scales, profile.kernels, progress=it.progress)
+    test = treatments.score_chosen(it.test, test_maps, chosen, progress=it.progress)
+    model.to(pick_device(profile.device))
+    images = (preprocess(model, [it.test.image(i)], profile.image_size)[0] for i in range(len(it.test)))
+    how: dict[str, Any] = {"alpha": profile.alpha, "rule": profile.rule, "progress": it.progress}
+    pulled = pulling.pull(model, images, it.test.labels.tolist(), profile.layer, [0, 1], **how)
+    before = digest(steps.classifier(profile.checkpoint, profile.data))
+    found = [
+        effects.of_pulling(pulled, [0, 1]),
+        effects.of_scores(it.val_scores, it.scores, profile.layer, profile.layers),
+        effects.of_treatments(val, test, chosen),
+        effects.of_last_layer(it.maps, model.layers[-1].name),
+        effects.of_weights(before, digest(model.cpu())),
+    ]
+    return pd.concat(found, ignore_index=True)
 
 
 TABLES = {"05": comparison, "06": scoring, "07": control, "08": trainings}
