@@ -378,7 +378,8 @@ def test_maps_are_made_once_and_are_of_the_networks_own_layers(project: Path, mo
     scales = evaluate.maps_of_scales(
         model, val, layer=own[-3], methods=["grad_cam_signed"], scales=[1.0, 1.5], **options
     )
-    methods = ("grad_cam_signed", "dgl", "enhanced_map", "pixel_selection")
+    methods = ("grad_cam_signed", "dgl", "pixel_selection")
+    methods += ("enhanced_map", "enhanced_map_positive", "enhanced_map_norm")
     assert set(scales[1.0].maps) == {(m, layer) for m in methods for layer in (own[-3], own[-1])}
     stride = LAYERS[network][-3].stride
     shapes = {s: one.maps["dgl", own[-3]].shape for s, one in scales.items()}
