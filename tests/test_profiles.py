@@ -170,7 +170,7 @@ def test_at_the_papers_settings_and_complete(name: str) -> None:
     assert found.learning_rate == pytest.approx(10 * found.trunk_learning_rate)  # as released
     assert found.layers == [layer.name for layer in LAYERS["spg_plain"]]
     # What is left to the notebooks' defaults is what no profile of real data sets.
-    others = {"device", "seed", "labels", "progress", "show_photos", "skip_unreadable", "results", "tables"}
+    others = {"device", "seed", "labels", "padding", "progress", "show_photos", "skip_unreadable", "results", "tables"}
     assert set(Profile.model_fields) - found.model_fields_set == others
 
 

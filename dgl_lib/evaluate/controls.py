@@ -48,7 +48,8 @@ def untrained(model: Classifier, weights: str | Path | None, seed: int) -> Class
     A random network gets the trained one's normalisation, so that only the weights differ. ``seed``: another."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        found = NETWORKS[model.architecture](model.num_classes, width=model.width, weights=weights)
+        how: dict[str, Any] = {"width": model.width, "weights": weights, "padding": model.padding}
+        found = NETWORKS[model.architecture](model.num_classes, **how)
     if weights is None:
         found.mean, found.std = model.mean, model.std
     return found

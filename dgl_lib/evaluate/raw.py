@@ -129,8 +129,9 @@ def column(row: Mapping[Any, Any]) -> str:
 
 
 def beside_weights(model: nn.Module) -> list[Any]:
-    """What shapes a model's maps beside its weights: its input normalisation and its pooling rule."""
-    return [getattr(model, name, None) for name in ("mean", "std", "count_include_pad")]
+    """What shapes a model's maps beside its weights: its input normalisation, its pooling rule, an unusual padding."""
+    found = [getattr(model, name, None) for name in ("mean", "std", "count_include_pad")]
+    return found + ["tensorflow"] * (getattr(model, "padding", "") == "tensorflow")
 
 
 def parts_folder(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Path:

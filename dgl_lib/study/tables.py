@@ -260,7 +260,8 @@ def trainings(profile: Profile, folder: Path, progress: bool) -> None:
     tables: dict[str, dict[str, pd.DataFrame]] = defaultdict(dict)  # by table and network
     for network in NETWORKS:
         layers = [layer.name for layer in LAYERS[network]]
-        it = _trained(profile, progress, network=network, layers=layers, layer=LAYER[network])
+        own: dict[str, Any] = {} if network == "spg_plain" else {"padding": "symmetric"}  # they have no other
+        it = _trained(profile, progress, network=network, layers=layers, layer=LAYER[network], **own)
         facts = {"layer": LAYER[network], "cam_layer": layers[-1], "layers": len(layers), "images": len(it.images)}
         tables["networks"][network] = pd.DataFrame([facts | it.accuracy])
         tables["network_scores"][network] = it.table
