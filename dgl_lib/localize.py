@@ -227,13 +227,34 @@ def pixel_selection(S: Tensor, G_c: Tensor) -> Tensor:
     return (G_c * S).sum(1)
 
 
+# Nothing says how branch 1's channels become one picture. All three readings stand here, and those of plain S below.
+
+
 def enhanced_map(S: Tensor, G_J: Tensor) -> Tensor:
-    """M = sum_k A, A = n(S) - n(G_J): branch 1 alone.
+    """M = sum_k A, A = n(S) - n(G_J): branch 1 alone, where channels of either sign cancel.
 
     >>> enhanced_map(torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[[-6.0, 8.0]]]]))  # 0.6 + 0.6, 0.8 - 0.8
     tensor([[[1.2000, 0.0000]]])
     """
     return enhance(S, G_J).sum(1)
+
+
+def enhanced_map_positive(S: Tensor, G_J: Tensor) -> Tensor:
+    """M = sum_k relu(A), A = n(S) - n(G_J): branch 1 alone, its positive part.
+
+    >>> enhanced_map_positive(torch.tensor([[[[3.0, 0.0]]]]), torch.tensor([[[[-3.0, 4.0]]]]))  # A = 1 + 0.6, 0 - 0.8
+    tensor([[[1.6000, 0.0000]]])
+    """
+    return enhance(S, G_J).relu().sum(1)
+
+
+def enhanced_map_norm(S: Tensor, G_J: Tensor) -> Tensor:
+    """M(h,w) = ||A(h,w,:)||, A = n(S) - n(G_J): branch 1 alone, the Euclidean norm over channels.
+
+    >>> enhanced_map_norm(torch.tensor([[[[3.0, 0.0]]]]), torch.tensor([[[[-3.0, 4.0]]]]))  # A = 1 + 0.6, 0 - 0.8
+    tensor([[[1.6000, 0.8000]]])
+    """
+    return torch.linalg.vector_norm(enhance(S, G_J), dim=1)
 
 
 def sgl_g1(S: Tensor, G_c: Tensor) -> Tensor:
@@ -268,15 +289,34 @@ def features(S: Tensor) -> Tensor:
     return S.sum(1)
 
 
+def features_positive(S: Tensor) -> Tensor:
+    """M = sum_k relu(S). A control for ``enhanced_map_positive``; after a ReLU it is ``features``."""
+    return S.relu().sum(1)
+
+
+def features_norm(S: Tensor) -> Tensor:
+    """M(h,w) = ||S(h,w,:)||, the Euclidean norm over channels. A control for ``enhanced_map_norm``.
+
+    >>> features_norm(torch.tensor([[[[3.0, 0.0]], [[-4.0, 1.0]]]]))
+    tensor([[[5., 1.]]])
+    """
+    return torch.linalg.vector_norm(S, dim=1)
+
+
 def gradient_term(S: Tensor, G_c: Tensor, G_J: Tensor) -> Tensor:
     """M = -sum_k G_c n(G_J): DGL without its feature term. A control; without this term, DGL is pixel selection."""
     return -(G_c * n(G_J)).sum(1)
 
 
-_METHODS = (cam, grad_cam, grad_cam_signed, grad_cam_pp, layer_cam, pixel_selection, enhanced_map, sgl_g1, sgl_g2, dgl)
-_FORMULAS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (*_METHODS, features, gradient_term)}
+_ENHANCED = (enhanced_map, enhanced_map_positive, enhanced_map_norm)
+_METHODS = (cam, grad_cam, grad_cam_signed, grad_cam_pp, layer_cam, pixel_selection, *_ENHANCED, sgl_g1, sgl_g2, dgl)
+_CONTROLS = (features, features_positive, features_norm, gradient_term)
+_FORMULAS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (*_METHODS, *_CONTROLS)}
 
-CONTROLS = ("features", "gradient_term")  # no methods: where branch 1 starts from, and DGL's second term alone
+#: No methods: where each reading of branch 1 starts from, and DGL's second term alone.
+CONTROLS = tuple(f.__name__ for f in _CONTROLS)
+#: The readings of branch 1: what follows ``enhanced_map``, ``features`` and the names of the fusions.
+READINGS = ("", "_positive", "_norm")
 
 
 def _needs(method: str) -> list[str]:

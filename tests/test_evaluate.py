@@ -152,17 +152,20 @@ def test_the_key_sees_all_that_determines_a_map(model: SPGPlain, tmp_path: Path,
         run()
         patch.setattr(model, "count_include_pad", False)
         run()
+        patch.setattr(model, "padding", "tensorflow")
+        run()
         patch.setattr(raw, "FORMAT", raw.FORMAT + 1)
         run()
-    assert folders() == last + 4
+    assert folders() == last + 5
+    assert raw.beside_weights(model) == [model.mean, model.std, True]  # as before there was a choice of padding
     with torch.no_grad():
         bit = model.fc.bias[0].clone()
         model.fc.bias[0] += 1e-6
         run()
         model.fc.bias[0] = bit
-    assert folders() == last + 5
+    assert folders() == last + 6
     run()
-    assert folders() == last + 5  # back to the first
+    assert folders() == last + 6  # back to the first
 
 
 # -------------------------------------------------------------------------------------------------------- scoring

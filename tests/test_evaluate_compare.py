@@ -88,7 +88,8 @@ def compared(found: dict[tuple[str, str], int], layer: str = "Mixed_6e", images:
 def test_a_perfect_dgl_gains_everywhere() -> None:
     chosen, table, by_image = compared({("dgl", "Mixed_6e"): 100, ("dgl", "add1"): 60, ("cam", "add1"): 60})
     assert chosen.iloc[0][["kind", "method", "layer"]].tolist() == ["method", "dgl", "Mixed_6e"]
-    assert chosen["over_verdict"].value_counts().to_dict() == {"level": 12, "gains": 2}
+    level = len(METHODS) + len(CONTROLS) + len(BASELINES) - 2
+    assert chosen["over_verdict"].value_counts().to_dict() == {"level": level, "gains": 2}
     assert set(table["verdict"]) == {"gains"}
     [cam] = table[table["method"] == "cam"].to_dict("records")  # once: on Mixed_6e there is none
     expected = ("own", "add1", 40, 40, 40, 30)

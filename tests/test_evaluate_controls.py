@@ -170,3 +170,8 @@ def test_the_fresh_head_keeps_the_trunk(model: SPGPlain, tmp_path: Path, monkeyp
     assert not torch.equal(found["fresh head"].state_dict()["fc.weight"], state["fc.weight"])
     assert not torch.equal(found["untrained"].state_dict()[name], state[name])
     assert found["untrained"].mean == model.mean and found["untrained"].std == model.std
+
+
+@pytest.mark.parametrize("padding", SPGPlain.paddings)
+def test_the_untrained_network_pads_as_the_trained_one(padding: str) -> None:
+    assert controls.untrained(spg_plain(3, width=1 / 16, padding=padding), None, 1).padding == padding

@@ -136,10 +136,14 @@ HAND = (
         ("pixel_selection", [1 - 7, -5 + 5]),
         ("layer_cam", [1, 5]),
         ("enhanced_map", [(0.1 + 0.5) + (0.7 - 0.5), (0.5 - 0.5) + (0.5 - 0.5)]),
+        ("enhanced_map_positive", [(0.1 + 0.5) + (0.7 - 0.5), 0]),
+        ("enhanced_map_norm", [(0.6**2 + 0.2**2) ** 0.5, 0]),
         ("dgl", [(0.1 + 0.5) - (0.7 - 0.5), -(0.5 - 0.5) + (0.5 - 0.5)]),
         ("sgl_g1", [0.5 * (0.1 + 0.5) - 0.5 * (0.7 - 0.5), -0.5 * (0.5 - 0.5) + 0.5 * (0.5 + 0.5)]),
         ("sgl_g2", [0.5 * (0.1 + 0.5) - 0.5 * (0.7 - 0.5), -0.5 * (0.5 - 0.5) - 0.5 * (0.5 - 0.5)]),
         ("features", [8, 10]),
+        ("features_positive", [8, 10]),
+        ("features_norm", [50**0.5, 50**0.5]),
         ("gradient_term", [0.5 + 0.5, 0.5 - 0.5]),
     ],
 )
@@ -147,6 +151,37 @@ def test_every_formula_by_hand(method: str, expected: list[float]) -> None:
     values = dict(zip(("S", "G_c", "G_J"), HAND, strict=True))
     got = module._FORMULAS[method](HAND[0], *(values[name] for name in module._needs(method)))
     torch.testing.assert_close(got, torch.tensor([[expected]], dtype=torch.float32))
+
+
+def test_each_reading_by_hand() -> None:
+    """2 x 2 x 2: S = 6 in one channel, 8 in the other, so ||S|| = 20; G_J = +-5, so ||G_J|| = sqrt(200)."""
+    S = torch.tensor([[[[6.0, 6.0], [6.0, 6.0]], [[8.0, 8.0], [-8.0, -8.0]]]], dtype=DOUBLE)
+    G_J = torch.tensor([[[[5.0, -5.0], [5.0, -5.0]], [[5.0, 5.0], [5.0, -5.0]]]], dtype=DOUBLE)
+    g = 5 / 200**0.5  # 0.354, so that A = 0.3 -+ g and +-0.4 -+ g
+    one = torch.tensor([[0.3 - g, 0.3 + g], [0.3 - g, 0.3 + g]], dtype=DOUBLE)  # negative at the left
+    two = torch.tensor([[0.4 - g, 0.4 - g], [-0.4 - g, -0.4 + g]], dtype=DOUBLE)  # negative below
+    torch.testing.assert_close(module.enhanced_map(S, G_J)[0], one + two)
+    positive = [[0.4 - g, 0.3 + g + 0.4 - g], [0, 0.3 + g]]
+    torch.testing.assert_close(module.enhanced_map_positive(S, G_J)[0], torch.tensor(positive, dtype=DOUBLE))
+    torch.testing.assert_close(module.enhanced_map_norm(S, G_J)[0], (one**2 + two**2) ** 0.5)
+    assert module.features(S).tolist() == [[[14, 14], [-2, -2]]]
+    assert module.features_positive(S).tolist() == [[[14, 14], [6, 6]]]
+    assert module.features_norm(S).tolist() == [[[10, 10], [10, 10]]]
+
+
+def test_how_the_readings_are_related() -> None:
+    S, G_J = draw(2, 5, 3, 4), draw(2, 5, 3, 4)
+    assert torch.equal(module.features_positive(S.relu()), module.features(S.relu()))
+    for reading, of in (("enhanced_map", (S, G_J)), ("features", (S,))):
+        total, positive, norm = (getattr(module, reading + ending)(*of) for ending in module.READINGS)
+        assert (norm >= total.abs() / 5**0.5 - 1e-12).all()  # Cauchy-Schwarz
+        assert (positive >= total).all() and (positive <= 5**0.5 * norm).all() and (positive >= 0).all()
+    one = enhance(S[:, :1], G_J[:, :1])
+    torch.testing.assert_close(module.enhanced_map_norm(S[:, :1], G_J[:, :1]), one[:, 0].abs())
+    # At G_J = 0 branch 1 is S / ||S||, in every reading.
+    for ending in module.READINGS:
+        plain = getattr(module, f"features{ending}")(n(S))
+        torch.testing.assert_close(getattr(module, f"enhanced_map{ending}")(S, torch.zeros_like(S)), plain)
 
 
 def test_grad_cam_weighs_by_the_mean_gradient_and_cuts_below_zero() -> None:
@@ -485,8 +520,9 @@ def test_what_comes_back() -> None:
     assert gradients(model, IMAGES, [0, 0, 0], ["conv1"], needs=["G_c"])["conv1"].G_J is None
     assert set(METHODS) == {
         *("cam", "grad_cam", "grad_cam_signed", "grad_cam_pp", "layer_cam"),
-        *("pixel_selection", "enhanced_map", "sgl_g1", "sgl_g2", "dgl"),
+        *("pixel_selection", "enhanced_map", "enhanced_map_positive", "enhanced_map_norm", "sgl_g1", "sgl_g2", "dgl"),
     }
+    assert module.CONTROLS == ("features", "features_positive", "features_norm", "gradient_term")
     for classes in ([0, 2, 1], np.array([0, 2, 1]), CLASSES.int()):
         again = gradients(model, IMAGES, classes, ["conv1"])["conv1"]
         assert torch.equal(again.G_c, gradients(model, IMAGES, CLASSES, ["conv1"])["conv1"].G_c)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models import inception_v3
@@ -27,7 +29,7 @@ from dgl_lib.models import (
     spg_plain,
     squash,
 )
-from dgl_lib.models.spg import MixedA, MixedB, MixedC
+from dgl_lib.models.spg import MixedA, MixedB, MixedC, SamePool
 
 TINY = 1 / 16
 
@@ -214,6 +216,111 @@ def test_mixed_6a_is_torchvisions_block_at_stride_1() -> None:
     assert own(x).shape == (1, block(x).shape[1], 11, 13)
     # The double branch pads its middle convolution in both; the strided kernels start one pixel further in.
     torch.testing.assert_close(own(x)[:, :, 1:-1:2, 1:-1:2], block(x))
+
+
+# ------------------------------------------------------------------------------------------------ the authors' padding
+
+SAME = nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, BasicConv2d
+
+
+def two(value: int | tuple[int, int]) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def padded(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], value: float = 0.0) -> Tensor:
+    """TensorFlow's rule as its documentation has it: by n mod s, and not by the size of the output."""
+    for axis, k, s in zip((2, 3), kernel, stride, strict=True):
+        n = x.shape[axis]
+        total = max(k - s, 0) if n % s == 0 else max(k - n % s, 0)
+        for cells, before in ((total // 2, True), (total - total // 2, False)):
+            shape = list(x.shape)
+            shape[axis] = cells
+            border = x.new_full(shape, value)
+            x = torch.cat([border, x] if before else [x, border], axis)
+    return x
+
+
+def by_hand(module: nn.Module, x: Tensor) -> Tensor:
+    """What the module gives under TensorFlow's padding: padded by hand, then without padding."""
+    conv = module.conv if isinstance(module, BasicConv2d) else module
+    kernel, stride = two(conv.kernel_size), two(conv.stride)
+    if isinstance(module, nn.MaxPool2d):
+        return F.max_pool2d(padded(x, kernel, stride, float("-inf")), kernel, stride)
+    if isinstance(module, nn.AvgPool2d):  # of the cells that are there
+        ones, area = torch.ones_like(x), kernel[0] * kernel[1]
+        total, count = (area * F.avg_pool2d(padded(y, kernel, stride), kernel, stride) for y in (x, ones))
+        return total / count
+    y = F.conv2d(padded(x, kernel, stride), conv.weight, conv.bias, stride)
+    return module.bn(y).relu() if isinstance(module, BasicConv2d) else y
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (128, 128), (97, 97), (160, 97), (33, 34)])
+@torch.no_grad()
+def test_every_convolution_and_pool_pads_as_tensorflow_does(shape: tuple[int, int]) -> None:
+    model, seen, sides = randomised(spg_plain(3, width=TINY, padding="tensorflow")).double(), set(), {}
+    inside = {f"{name}.conv" for name, m in model.named_modules() if isinstance(m, BasicConv2d)}
+
+    def check(name: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
+        torch.testing.assert_close(y, by_hand(module, x), rtol=1e-12, atol=1e-12, msg=lambda said: f"{name}: {said}")
+        seen.add(name)
+        sides[name] = tuple(y.shape[2:])
+
+    for name, m in model.named_modules():
+        if isinstance(m, SAME) and name not in inside:
+            # In-place work of what follows comes after the hook.
+            m.register_forward_hook(lambda m, i, o, name=name: check(name, m, i[0], o))
+    model(torch.randn(1, 3, *shape, dtype=torch.float64))
+    assert {"Conv2d_1a_3x3", "maxpool1", "maxpool2", "Mixed_5b.pool", "Mixed_6a.pool", "add1.conv"} <= seen
+    assert len(seen) == 5 + 2 + 3 * 7 + 4 + 4 * 10 + 8 + 2  # stem, its pools, A, B, C, the blocks' pools, add
+    assert sides["add1.conv"] == tuple(-(-side // 8) for side in shape)
+
+
+@torch.no_grad()
+def test_the_two_paddings_by_hand() -> None:
+    """At an even side the authors' windows start at the first cell, and symmetric ones half outside of it."""
+    row = torch.arange(1.0, 7).reshape(1, 1, 1, 6).expand(1, 1, 6, 6)
+    assert SamePool(3, stride=2)(row)[0, 0, 0].tolist() == [3, 5, 6]
+    assert nn.MaxPool2d(3, stride=2, padding=1)(row)[0, 0, 0].tolist() == [2, 4, 6]
+    assert SamePool(3, stride=2)(-row)[0, 0, 0].tolist() == [-1, -3, -5]  # padding never wins
+    assert SamePool(3, stride=2)(row[..., :5])[0, 0, 0].tolist() == [2, 4, 5]  # an odd side: symmetric
+    mixed = spg_plain(2, width=TINY, padding="tensorflow").Mixed_5b
+    assert mixed.pool(row)[0, 0, 0].tolist() == [1.5, 2, 3, 4, 5, 5.5]  # two cells at each border, in each row
+
+
+@pytest.mark.parametrize(("side", "differ"), [(64, True), (65, False)])
+@torch.no_grad()
+def test_the_same_weights_in_both_paddings(side: int, differ: bool, tmp_path: Path) -> None:
+    """65 is odd, and so are 33 and 17: then only what average pools count differs."""
+    one, path = randomised(tiny()), tmp_path / "own.safetensors"
+    one.adapt({"count_include_pad": "false"})
+    save_checkpoint(one, path)
+    other = spg_plain(3, width=TINY, weights=path, padding="tensorflow").eval()
+    assert list(one.state_dict()) == list(other.state_dict()) and digest(one) == digest(other)
+    assert [name for name, _ in one.named_modules()] == [name for name, _ in other.named_modules()]
+    images = torch.randn(2, 3, side, side)
+    assert torch.allclose(one(images), other(images), rtol=1e-5) != differ
+    assert one(images).shape == other(images).shape
+
+
+def test_a_padding_survives_the_checkpoint_and_symmetric_ones_are_as_before(tmp_path: Path) -> None:
+    for padding in ("symmetric", "tensorflow"):
+        model = spg_plain(2, width=TINY, padding=padding).eval()
+        save_checkpoint(model, path := tmp_path / f"{padding}.safetensors")
+        loaded = load_checkpoint(path)
+        assert loaded.padding == padding and loaded.count_include_pad is True  # of the weights
+        pools = {m.count_include_pad for m in loaded.modules() if isinstance(m, nn.AvgPool2d)}
+        assert pools == {padding == "symmetric"}
+        images = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            assert torch.equal(loaded(images), model(images))
+        with safe_open(path, "pt") as file:
+            assert file.metadata().get("padding", "symmetric") == padding
+            assert ("padding" in file.metadata()) == (padding == "tensorflow")
+
+
+def test_another_padding_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^padding: 'same' given, symmetric or tensorflow allowed for spg_plain$"):
+        spg_plain(2, width=TINY, padding="same")
 
 
 # --------------------------------------------------------------------------------------------------- batch norm

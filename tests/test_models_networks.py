@@ -223,6 +223,12 @@ def test_a_trunk_fills_the_trunk(network: str, suffix: str, tmp_path: Path) -> N
 
 
 @each_other
+def test_symmetric_padding_only(network: str) -> None:
+    with pytest.raises(UserError, match=f"^padding: 'tensorflow' given, symmetric allowed for {network}$"):
+        NETWORKS[network](2, width=TINY, padding="tensorflow")
+
+
+@each_other
 def test_trunk_names_are_torchvisions(network: str) -> None:
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in OTHERS[network]().state_dict().items()}

@@ -170,7 +170,7 @@ def test_at_the_papers_settings_and_complete(name: str) -> None:
     assert found.learning_rate == pytest.approx(10 * found.trunk_learning_rate)  # as released
     assert found.layers == [layer.name for layer in LAYERS["spg_plain"]]
     # What is left to the notebooks' defaults is what no profile of real data sets.
-    others = {"device", "seed", "labels", "progress", "show_photos", "skip_unreadable", "results", "tables"}
+    others = {"device", "seed", "labels", "padding", "progress", "show_photos", "skip_unreadable", "results", "tables"}
     assert set(Profile.model_fields) - found.model_fields_set == others
 
 
@@ -181,7 +181,7 @@ def test_the_page_counts_bytes_as_the_code_writes_them() -> None:
     maps = (len(METHODS) + len(CONTROLS) - 1) * len(layers) + 1
     assert {layer.stride for layer in layers} == {8}
     assert f"{maps} maps of 41 x 41 float32, {maps * 41 * 41 * 4:,} bytes" in text
-    rows = 5 * len(layers) + 1 + len(BASELINES)  # of notebook 03: four methods and the features, CAM
+    rows = 7 * len(layers) + 1 + len(BASELINES)  # of notebook 03: six methods and the features, CAM
     assert re.search(rf"{rows}\s+rows of notebook 03, {rows * 4 * 256 * 4:,} bytes", text)
     for name in PAPER:
         assert f"`{name}`" in text

@@ -15,7 +15,7 @@ from dgl_lib import evaluate, study
 from dgl_lib.data.creatures import CLASSES, Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.files import exclusive, sha256, write_text
-from dgl_lib.models import LAYER, LAYERS, load_checkpoint
+from dgl_lib.models import LAYER, LAYERS, load_checkpoint, save_checkpoint
 from dgl_lib.study import notebooks, paths, profile, readme, runner, steps
 from dgl_lib.study.profile import Profile, declared, read_profile, validated
 
@@ -306,6 +306,7 @@ def test_a_trained_classifier_is_found_again(project: Path, monkeypatch: pytest.
         {"learning_rate": 0.002},
         {"network": "vgg16_gap"},
         {"labels": "shuffled"},
+        {"padding": "tensorflow"},
     ],
 )
 def test_what_determines_a_run_names_it(project: Path, monkeypatch: pytest.MonkeyPatch, change: dict) -> None:
@@ -314,7 +315,7 @@ def test_what_determines_a_run_names_it(project: Path, monkeypatch: pytest.Monke
 
 
 def test_runs_from_before_there_was_a_choice_are_found_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name as it was taken then: of all facts but ``network`` and ``labels``."""
+    """The name as it was taken then: of all facts but ``network``, ``padding`` and ``labels``."""
     monkeypatch.setattr(steps, "fit", lambda *a, **k: pytest.fail("trained again"))
     facts = TINY | {"data": "creatures", "seed": 0, "weights": None, "format": 1}
     facts["data_sha256"] = {"train": Creatures("train", 16).digest, "val": steps.load("", "val").digest}
@@ -336,6 +337,19 @@ def test_network_and_labels_reach_the_training(project: Path, monkeypatch, netwo
     given = Creatures("train", 16).labels
     assert (train.labels == given).all() == (labels == "given") and facts.get("labels", "given") == labels
     assert (val.labels == steps.load("", "val").labels).all()  # what chooses the epoch stays true
+
+
+def test_padding_reaches_the_training_and_its_checkpoint(project: Path, monkeypatch) -> None:
+    def save(model, train, val, folder, recipe, **k) -> None:
+        save_checkpoint(model, folder / "classifier.safetensors", **k["facts"])
+
+    monkeypatch.setattr(steps, "fit", save)
+    loaded = load_checkpoint(study.train_classifier(tiny(padding="tensorflow")))
+    assert loaded.padding == loaded.facts["padding"] == "tensorflow"
+    loaded = load_checkpoint(study.train_classifier(tiny()))
+    assert loaded.padding == "symmetric" and "padding" not in loaded.facts
+    with pytest.raises(UserError, match="'tensorflow' given, symmetric allowed for vgg16_gap"):
+        study.train_classifier(tiny(padding="tensorflow", network="vgg16_gap"))
 
 
 def test_training_refused(project: Path) -> None:
@@ -378,7 +392,8 @@ def test_maps_are_made_once_and_are_of_the_networks_own_layers(project: Path, mo
     scales = evaluate.maps_of_scales(
         model, val, layer=own[-3], methods=["grad_cam_signed"], scales=[1.0, 1.5], **options
     )
-    methods = ("grad_cam_signed", "dgl", "enhanced_map", "pixel_selection")
+    methods = ("grad_cam_signed", "dgl", "pixel_selection")
+    methods += ("enhanced_map", "enhanced_map_positive", "enhanced_map_norm")
     assert set(scales[1.0].maps) == {(m, layer) for m in methods for layer in (own[-3], own[-1])}
     stride = LAYERS[network][-3].stride
     shapes = {s: one.maps["dgl", own[-3]].shape for s, one in scales.items()}

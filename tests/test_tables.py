@@ -54,7 +54,7 @@ def read(folder: Path, number: str) -> dict[str, pd.DataFrame]:
 def test_tables_of_every_method_on_every_layer(toy: Path) -> None:
     tables.comparison(PROFILE, toy, False)
     found = read(toy, "05")
-    assert list(found) == ["gradient_share", "images", "parts", "scores"]
+    assert list(found) == ["gradient_share", "images", "padding", "parts", "scores"]
     assert len(found["scores"]) == MAPS and not found["scores"].duplicated(["method", "layer"]).any()
     images = found["images"]
     assert images.shape == (13, 5 + MAPS) and images["image"].tolist() == [f"test-{i}" for i in range(14) if i != 4]

@@ -76,6 +76,8 @@ def by_scale(data: Squares) -> dict[float, Maps]:
                 ("dgl", LAYER): raw(data, dgl),
                 ("dgl", "add1"): raw(data, "corner"),
                 ("enhanced_map", LAYER): raw(data, "corner"),
+                ("enhanced_map_positive", LAYER): raw(data, "ring"),
+                ("enhanced_map_norm", LAYER): 1 - raw(data, "object"),
                 ("pixel_selection", LAYER): 5 * raw(data, "object") - 3,
             },
             logits,
@@ -122,16 +124,21 @@ def test_nothing_to_sweep(call, message):
         call()
 
 
-def test_candidates_keep_one_layer_and_add_two_fusions():
+def test_candidates_keep_one_layer_and_add_six_fusions():
     data = Squares(PLACES)
     found = treatments.candidates(by_scale(data), LAYER)[1.0].maps
     assert list(found) == [
-        *(("cam", "add1"), ("dgl", LAYER), ("enhanced_map", LAYER), ("pixel_selection", LAYER)),
-        *(("fused_mean", LAYER), ("fused_max", LAYER)),
+        *(("cam", "add1"), ("dgl", LAYER), ("enhanced_map", LAYER)),
+        *(("enhanced_map_positive", LAYER), ("enhanced_map_norm", LAYER), ("pixel_selection", LAYER)),
+        *((f"fused_{how}{reading}", LAYER) for reading in ("", "_positive", "_norm") for how in ("mean", "max")),
     ]
     corner, square = raw(data, "corner"), raw(data, "object")  # they do not overlap, and min-max undoes 5 m - 3
     np.testing.assert_allclose(found["fused_max", LAYER], np.maximum(corner, square))
     np.testing.assert_allclose(found["fused_mean", LAYER], corner + square)  # half of each, min-maxed
+    ring = raw(data, "ring")
+    np.testing.assert_allclose(found["fused_max_positive", LAYER], square)  # the ring lies within
+    np.testing.assert_allclose(found["fused_mean_positive", LAYER], (ring + square) / 2)
+    assert not found["fused_max_norm", LAYER].any()  # 1 everywhere, which min-max makes 0
 
 
 @pytest.mark.parametrize("missing", ["cam", "dgl"])

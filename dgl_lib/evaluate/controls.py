@@ -48,7 +48,8 @@ def untrained(model: Classifier, weights: str | Path | None, seed: int) -> Class
     A random network gets the trained one's normalisation, so that only the weights differ. ``seed``: another."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        found = NETWORKS[model.architecture](model.num_classes, width=model.width, weights=weights)
+        how: dict[str, Any] = {"width": model.width, "weights": weights, "padding": model.padding}
+        found = NETWORKS[model.architecture](model.num_classes, **how)
     if weights is None:
         found.mean, found.std = model.mean, model.std
     return found
@@ -56,8 +57,13 @@ def untrained(model: Classifier, weights: str | Path | None, seed: int) -> Class
 
 def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Rank correlation of each pair of maps (N, h, w), (N,) in -1..1. Ties share their mean rank. NaN: one is flat."""
-    ranks = (pd.DataFrame(m.reshape(len(m), -1)).rank(axis=1).to_numpy() for m in (a, b))
-    x, y = (r - r.mean(1, keepdims=True) for r in ranks)
+    return pearson(*(pd.DataFrame(m.reshape(len(m), -1)).rank(axis=1).to_numpy() for m in (a, b)))
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Correlation of each pair of maps (N, h, w) over their cells, (N,) in -1..1. NaN: one is flat."""
+    x, y = (m.reshape(len(m), -1).astype(np.float64) for m in (a, b))
+    x, y = (m - m.mean(1, keepdims=True) for m in (x, y))
     spread = np.sqrt((x**2).sum(1) * (y**2).sum(1))
     return np.divide((x * y).sum(1), spread, out=np.full(len(x), np.nan), where=spread > 0)
 

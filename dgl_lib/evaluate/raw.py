@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
 from dgl_lib.files import kept, key_of, write_text
-from dgl_lib.localize import CONTROLS, METHODS, localize
+from dgl_lib.localize import CONTROLS, METHODS, READINGS, localize
 from dgl_lib.models import Classifier, digest, preprocess
 from dgl_lib.training import pick_device
 
@@ -112,8 +112,10 @@ def every_map(model: Classifier, dataset: Dataset, **options: Any) -> Maps:
 def maps_of_scales(
     model: Classifier, dataset: Dataset, *, layer: str, methods: Sequence[str], scales: Sequence[float], **options: Any
 ) -> dict[float, Maps]:
-    """Raw maps by scale (1.0 comes along) of ``methods``, DGL and both branches, on ``layer`` and on CAM's layer."""
-    methods = list(dict.fromkeys([*methods, "dgl", "enhanced_map", "pixel_selection"]))
+    """Raw maps by scale (1.0 comes along) of ``methods``, DGL and both branches, on ``layer`` and on CAM's layer.
+    Branch 1 comes in every reading."""
+    branches = [*(f"enhanced_map{reading}" for reading in READINGS), "pixel_selection"]
+    methods = list(dict.fromkeys([*methods, "dgl", *branches]))
     layers = list(dict.fromkeys([layer, model.layers[-1].name]))  # CAM exists on the last one
     found = {1.0: every_map(model, dataset, **options).only((method, at) for method in methods for at in layers)}
     for scale in sorted({float(s) for s in scales} - {1.0}):
@@ -127,8 +129,9 @@ def column(row: Mapping[Any, Any]) -> str:
 
 
 def beside_weights(model: nn.Module) -> list[Any]:
-    """What shapes a model's maps beside its weights: its input normalisation and its pooling rule."""
-    return [getattr(model, name, None) for name in ("mean", "std", "count_include_pad")]
+    """What shapes a model's maps beside its weights: its input normalisation, its pooling rule, an unusual padding."""
+    found = [getattr(model, name, None) for name in ("mean", "std", "count_include_pad")]
+    return found + ["tensorflow"] * (getattr(model, "padding", "") == "tensorflow")
 
 
 def parts_folder(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Path:

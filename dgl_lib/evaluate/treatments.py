@@ -14,6 +14,7 @@ from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.raw import Maps
 from dgl_lib.evaluate.scores import BASELINES, SINGLE, Scores, Setting, name_scales, per_image, report, score
+from dgl_lib.localize import READINGS
 from dgl_lib.maps import fuse
 
 TREATMENTS = ("none", "MC", "MS", "MS+MC")  # what a map is treated with before it is thresholded
@@ -35,17 +36,19 @@ def closing_kernels(kernels: Sequence[float]) -> list[float]:
 
 
 def candidates(by_scale: dict[float, Maps], layer: str) -> dict[float, Maps]:
-    """The maps that are compared: every method on ``layer``, CAM on its own layer, and two fusions of the branches.
+    """The maps that are compared: every method on ``layer``, CAM on its own layer, and fusions of the branches.
     Reading (a) of "both branches fused" is ``dgl``. Readings (b) and (c), ``fused_mean`` and ``fused_max``, are made
-    scale by scale from the maps of the two branches. UserError: CAM or DGL is missing."""
+    scale by scale from the maps of the two branches. Both are made of each reading of branch 1, so that there are also
+    ``fused_mean_positive``, ``fused_max_norm`` and the like. UserError: CAM or DGL is missing."""
     result = {}
     for scale, maps in by_scale.items():
         kept = {pair: m for pair, m in maps.maps.items() if pair[1] == layer or pair[0] == "cam"}
         if missing := sorted({"cam", "dgl"} - {method for method, _ in kept}):
             raise UserError(f"ablation_methods: {missing[0]!r} is missing, cam and dgl needed")
-        branches = [torch.from_numpy(kept[name, layer]) for name in ("enhanced_map", "pixel_selection")]
-        fused = {(f"fused_{how}", layer): fuse(branches, how).numpy() for how in ("mean", "max")}
-        result[scale] = replace(maps, maps=kept | fused)
+        for reading in READINGS:
+            branches = [torch.from_numpy(kept[m, layer]) for m in (f"enhanced_map{reading}", "pixel_selection")]
+            kept |= {(f"fused_{how}{reading}", layer): fuse(branches, how).numpy() for how in ("mean", "max")}
+        result[scale] = replace(maps, maps=kept)
     return result
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
+from dgl_lib.errors import UserError
+
 
 class Layer(NamedTuple):
     """A row of a layer table: dotted module ``name``, ``channels`` at width 1, ``stride`` in input pixels."""
@@ -34,13 +36,16 @@ class Classifier(nn.Module):
     new: ClassVar[frozenset[str]]  # the modules outside of the trunk
     added: ClassVar[str]  # the same in words
     dropped: ClassVar[tuple[str, ...]]  # how the entries of torchvision's file begin that have no place here
+    paddings: ClassVar[tuple[str, ...]] = ("symmetric",)  # those that it can have
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # images in 0..1 are normalised with these; they belong to the
     std: tuple[float, ...] = (0.229, 0.224, 0.225)  #  weights, and here they are those of ImageNet's training images
     fc: nn.Linear
 
-    def __init__(self, num_classes: int, width: float):
+    def __init__(self, num_classes: int, width: float, padding: str):
         super().__init__()
-        self.num_classes, self.width = num_classes, width
+        if padding not in self.paddings:
+            raise UserError(f"padding: {padding!r} given, {' or '.join(self.paddings)} allowed for {self.architecture}")
+        self.num_classes, self.width, self.padding = num_classes, width, padding
         self.classes: tuple[str, ...] = ()  # names, set by a training run or a checkpoint
         self.facts: dict = {}  # what the training run tells of itself
         self.origin = "random weights"  # where the weights come from, in one sentence

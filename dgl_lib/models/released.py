@@ -38,8 +38,8 @@ class VGG16Gap(Classifier):
     new, added = frozenset({"add", "fc"}), "add and fc"
     dropped = ("classifier.",)
 
-    def __init__(self, num_classes: int, width: float):
-        super().__init__(num_classes, width)
+    def __init__(self, num_classes: int, width: float, padding: str):
+        super().__init__(num_classes, width, padding)
         channels = 3
         for name, full, _ in self.layers:  # the table is the network
             if name.startswith("pool"):
@@ -62,9 +62,11 @@ class VGG16Gap(Classifier):
         return names
 
 
-def vgg16_gap(num_classes: int, *, width: float = 1.0, weights: str | Path | None = None) -> VGG16Gap:
-    """VGG16-gap; arguments and errors as for :func:`spg_plain`. A trunk holds torchvision's ``features.*``."""
-    return build(VGG16Gap, num_classes, width, weights)
+def vgg16_gap(
+    num_classes: int, *, width: float = 1.0, weights: str | Path | None = None, padding: str = "symmetric"
+) -> VGG16Gap:
+    """VGG16-gap; arguments and errors as for :func:`spg_plain`, symmetric only. A trunk holds ``features.*``."""
+    return build(VGG16Gap, num_classes, width, weights, padding)
 
 
 class SEBottleneck(Bottleneck):
@@ -105,8 +107,8 @@ class ResNet50SE(Classifier):
     new, added = frozenset({"se", "fc"}), "gates open, fc"
     dropped = ("fc.",)
 
-    def __init__(self, num_classes: int, width: float):
-        super().__init__(num_classes, width)
+    def __init__(self, num_classes: int, width: float, padding: str):
+        super().__init__(num_classes, width, padding)
         channels = self.scaled(64)
 
         def group(inner: int, blocks: int, stride: int) -> nn.Sequential:
@@ -135,10 +137,12 @@ class ResNet50SE(Classifier):
                 nn.init.constant_(module.fc2.bias, 20.0)  # in float32 sigmoid(20) is 1
 
 
-def resnet50_se(num_classes: int, *, width: float = 1.0, weights: str | Path | None = None) -> ResNet50SE:
-    """ResNet50-SE; arguments and errors as for :func:`spg_plain`. A trunk runs from the stem to ``layer4``.
+def resnet50_se(
+    num_classes: int, *, width: float = 1.0, weights: str | Path | None = None, padding: str = "symmetric"
+) -> ResNet50SE:
+    """ResNet50-SE; arguments and errors as for :func:`spg_plain`, symmetric only. A trunk: stem to ``layer4``.
 
     With it each gate starts at exactly 1, so that the features are ResNet-50's (but for the last group's stride). There
     sigmoid's gradient is 0 in float32, so fine-tuning leaves the gates open. With random weights the gates start near
     1/2 and are trained like the rest."""
-    return build(ResNet50SE, num_classes, width, weights)
+    return build(ResNet50SE, num_classes, width, weights, padding)

@@ -8,12 +8,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import Inception_V3_Weights
 from torchvision.models.inception import BasicConv2d, InceptionA, InceptionB, InceptionC
 
 from dgl_lib.models.classifier import Classifier, layer_table
 from dgl_lib.models.weights import build
+
+
+def same(x: Tensor, value: float = 0.0) -> Tensor:
+    """``x`` (N, K, h, w) with TensorFlow's "same" padding for a 3x3 kernel at stride 2.
+
+    An axis of n cells gets max((ceil(n/2) - 1) 2 + 3 - n, 0) in all: 1 after it, and where n is odd 1 before it too."""
+    h, w = x.shape[2:]
+    return F.pad(x, (w % 2, 1, h % 2, 1), value=value)
+
+
+class SameConv(BasicConv2d):
+    """The 3x3 convolution at stride 2 with TensorFlow's padding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(same(x))
+
+
+class SamePool(nn.MaxPool2d):
+    """The 3x3 max pool at stride 2 with TensorFlow's padding, which never is the maximum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(same(x, float("-inf")))
 
 
 class MixedA(InceptionA):
@@ -77,27 +100,30 @@ class SPGPlain(Classifier):
     trunk = "an Inception-v3 trunk (stem to Mixed_6e)"
     new, added = frozenset({"add2", "add1", "fc"}), "add2, add1 and fc"
     dropped = ("AuxLogits.", "Mixed_7", "fc.")
+    paddings = ("symmetric", "tensorflow")
 
-    def __init__(self, num_classes: int, width: float):
-        super().__init__(num_classes, width)
-        self.count_include_pad = True
+    def __init__(self, num_classes: int, width: float, padding: str):
+        super().__init__(num_classes, width, padding)
+        # Every kernel is odd. TensorFlow's padding is then another at stride 2 only; and see ``adapt``.
+        symmetric = padding == "symmetric"
+        first, pool = (BasicConv2d, nn.MaxPool2d) if symmetric else (SameConv, SamePool)
+        halve: dict[str, Any] = {"stride": 2, "padding": int(symmetric)}
 
         def conv(channels_in: int, channels_out: int, **options: Any) -> nn.Module:
-            channels = 3 if channels_in == 3 else self.scaled(channels_in)  # an image has 3 at every width
-            return BasicConv2d(channels, self.scaled(channels_out), **options)
+            return BasicConv2d(self.scaled(channels_in), self.scaled(channels_out), **options)
 
         def added(channels_in: int, channels_out: int) -> nn.Module:
             convolution = nn.Conv2d(self.scaled(channels_in), self.scaled(channels_out), 3, padding=1)
             return nn.Sequential(OrderedDict(dropout=nn.Dropout(0.5), conv=convolution, relu=nn.ReLU()))
 
         #                                                                       at 224 px: N x
-        self.Conv2d_1a_3x3 = conv(3, 32, kernel_size=3, stride=2, padding=1)  # 32 x 112 x 112
+        self.Conv2d_1a_3x3 = first(3, self.scaled(32), kernel_size=3, **halve)  # 32 x 112 x 112
         self.Conv2d_2a_3x3 = conv(32, 32, kernel_size=3, padding=1)  #          32 x 112 x 112
         self.Conv2d_2b_3x3 = conv(32, 64, kernel_size=3, padding=1)  #          64 x 112 x 112
-        self.maxpool1 = nn.MaxPool2d(3, stride=2, padding=1)  #                 64 x 56 x 56
+        self.maxpool1 = pool(3, **halve)  #                                     64 x 56 x 56
         self.Conv2d_3b_1x1 = conv(64, 80, kernel_size=1)  #                     80 x 56 x 56
         self.Conv2d_4a_3x3 = conv(80, 192, kernel_size=3, padding=1)  #         192 x 56 x 56
-        self.maxpool2 = nn.MaxPool2d(3, stride=2, padding=1)  #                 192 x 28 x 28
+        self.maxpool2 = pool(3, **halve)  #                                     192 x 28 x 28
         self.Mixed_5b = MixedA(192, 32, conv)  #                                256 x 28 x 28
         self.Mixed_5c = MixedA(256, 64, conv)  #                                288 x 28 x 28
         self.Mixed_5d = MixedA(288, 64, conv)  #                                288 x 28 x 28
@@ -111,16 +137,19 @@ class SPGPlain(Classifier):
         self.avgpool = nn.AdaptiveAvgPool2d(1)  #                               1024 x 1 x 1
         self.dropout = nn.Dropout(0.5)
         self.fc = nn.Linear(self.scaled(1024), num_classes)
+        self.adapt({})
 
     def adapt(self, header: dict[str, str]) -> None:
-        """Set every average pool to the header's ``count_include_pad``, true by default."""
+        """Take the header's ``count_include_pad``, true by default. Under TensorFlow's padding no pool counts it."""
         self.count_include_pad = header.get("count_include_pad", "true").lower() == "true"
         for module in self.modules():
             if isinstance(module, nn.AvgPool2d):
-                module.count_include_pad = self.count_include_pad
+                module.count_include_pad = self.count_include_pad and self.padding == "symmetric"
 
 
-def spg_plain(num_classes: int, *, width: float = 1.0, weights: str | Path | None = None) -> SPGPlain:
+def spg_plain(
+    num_classes: int, *, width: float = 1.0, weights: str | Path | None = None, padding: str = "symmetric"
+) -> SPGPlain:
     """SPG-plain for ``num_classes`` classes.
 
     Args:
@@ -130,8 +159,11 @@ def spg_plain(num_classes: int, *, width: float = 1.0, weights: str | Path | Non
             Inception-v3 (downloaded), or the path of a ``.safetensors`` or ``.pth`` file. The file may hold a trunk
             (stem to ``Mixed_6e``; the rest stays random), all of torchvision's Inception-v3 (only its trunk is
             used), or a checkpoint of this project. Its entries tell which.
+        padding: "symmetric", or "tensorflow" for the authors' own, TensorFlow's "same". It depends on the input's size:
+            at even ones a stride of 2 pads below and on the right only. Average pools leave it out of their count. The
+            same weights fit both, so a checkpoint's own is not taken here but by ``load_checkpoint``.
 
     Raises:
         UserError: a number out of range, a download that failed, an unreadable file, or one that does not fit.
     """
-    return build(SPGPlain, num_classes, width, weights)
+    return build(SPGPlain, num_classes, width, weights, padding)

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 C = TypeVar("C", bound=Classifier)
 
 
-def build(network: type[C], num_classes: int, width: float, weights: str | Path | None) -> C:
+def build(network: type[C], num_classes: int, width: float, weights: str | Path | None, padding: str) -> C:
     """``network`` with the weights that ``weights`` names; arguments and errors as for ``spg_plain``."""
     if not isinstance(num_classes, int) or num_classes < 2:
         raise UserError(f"num_classes: {num_classes!r} given, a whole number of at least 2 allowed")
@@ -37,7 +37,7 @@ def build(network: type[C], num_classes: int, width: float, weights: str | Path 
         header = {"source": f"torchvision {network.imagenet}"}
     elif weights is not None:
         state, header = read_file(Path(weights))
-    model = network(num_classes, width)
+    model = network(num_classes, width, padding)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
@@ -120,6 +120,8 @@ def save_checkpoint(model: Classifier, path: str | Path, **facts: object) -> Non
     }
     if hasattr(model, "count_include_pad"):
         header["count_include_pad"] = json.dumps(model.count_include_pad)
+    if model.padding != "symmetric":  # which a header without it means: files from before there was a choice stay true
+        header["padding"] = model.padding
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_bytes(Path(path), _sorted_header(save(state, header)))
 
@@ -144,7 +146,7 @@ def load_checkpoint(path: str | Path) -> Classifier:
         width, classes, facts = (json.loads(header[key]) for key in ("width", "classes", "facts"))
     except (KeyError, ValueError) as error:
         raise UserError(f"{path.name!r} has no readable width, classes or facts in its header: {error}") from None
-    model = build(network, len(classes), width, path)
+    model = build(network, len(classes), width, path, header.get("padding", "symmetric"))
     model.classes, model.facts = tuple(classes), facts
     return model.eval()
 

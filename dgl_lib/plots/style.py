@@ -28,13 +28,21 @@ METHODS = {
     "layer_cam": ("LayerCAM", "#17becf"),
     "pixel_selection": ("pixel selection (branch 2)", "#1f77b4"),
     "enhanced_map": ("enhanced map (branch 1)", "#ff7f0e"),
+    "enhanced_map_positive": ("enhanced map, positive part", "#e6550d"),
+    "enhanced_map_norm": ("enhanced map, norm", "#fdb863"),
     "sgl_g1": ("SGL-G1", "#e377c2"),
     "sgl_g2": ("SGL-G2", "#8da0cb"),
     "features": ("plain features", "#c7c7c7"),
+    "features_positive": ("plain features, positive part", "#969696"),
+    "features_norm": ("plain features, norm", "#636363"),
     "gradient_term": ("gradient term (alone)", "#2ca02c"),
     "dgl": ("DGL (both branches)", "#d62728"),
     "fused_mean": ("mean of the branches", "#2ca02c"),
     "fused_max": ("maximum of the branches", "#98df8a"),
+    "fused_mean_positive": ("mean of the branches (1: positive part)", "#4d9221"),
+    "fused_max_positive": ("maximum of the branches (1: positive part)", "#a1d76a"),
+    "fused_mean_norm": ("mean of the branches (1: norm)", "#1b9e77"),
+    "fused_max_norm": ("maximum of the branches (1: norm)", "#66c2a5"),
     "whole_image": ("whole image", "#bbbbbb"),
     "centred_gaussian": ("centred Gaussian", "#999999"),
     "random_order": ("random order", "#000000"),
@@ -50,7 +58,10 @@ CONTROLS = {"right class": "#000000", "wrong class": "#d62728", "untrained": "#1
 TREATMENTS = {"none": "#c7c7c7", "MC": "#fdae6b", "MS": "#6baed6", "MS+MC": "#08519c"}
 COLOURS = {method: colour for method, (_, colour) in METHODS.items()} | VERDICTS | CLAIMS | CONTROLS | TREATMENTS
 #: Broken lines: baselines, and what often lies on another line.
-DOTTED, DASHED = ("whole_image", "random_order", "a guess"), ("centred_gaussian", "features", "MS+MC")
+DOTTED, DASHED = (
+    ("whole_image", "random_order", "a guess", "features_positive"),
+    ("centred_gaussian", "features", "MS+MC"),
+)
 LINES = dict.fromkeys(DOTTED, ":") | dict.fromkeys(DASHED, "--")
 
 

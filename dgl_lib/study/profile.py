@@ -54,6 +54,9 @@ class Profile(Recipe):
     train_count: int = Field(400, ge=0, description="training images, 0 for all")
     labels: Literal["given", "shuffled"] = Field("given", description="shuffled: a control that can learn no class")
     network: Annotated[str, _one_of(NETWORKS)] = Field("spg_plain", description="classifier")
+    padding: Literal["symmetric", "tensorflow"] = Field(
+        "symmetric", description="tensorflow: the authors', SPG-plain only"
+    )
     width: float = Field(0.125, gt=0, le=1, multiple_of=1 / 16, description="multiplier of every layer's channels")
     weights: ProjectPath = Field("", description="starting weights: '' (random), 'imagenet' or a path")
 
@@ -66,7 +69,10 @@ class Profile(Recipe):
     val_per_class: int = Field(5, ge=0, description="validation images of each class, 0 for all")
     test_per_class: int = Field(5, ge=0, description="test images of each class, 0 for all")
     layers: list[LayerName] = Field([layer.name for layer in LAYERS["spg_plain"]], min_length=1)
-    methods: list[MethodName] = Field(["grad_cam_signed", "pixel_selection", "enhanced_map", "dgl"], min_length=1)
+    methods: list[MethodName] = Field(
+        ["grad_cam_signed", "pixel_selection", "enhanced_map", "enhanced_map_positive", "enhanced_map_norm", "dgl"],
+        min_length=1,
+    )
     ablation_methods: list[MethodName] = Field(["cam", "dgl"], min_length=1)
     scales: list[Annotated[float, Field(gt=0, le=4)]] = Field([0.75, 1.0, 1.25, 1.5], min_length=1)
     kernels: list[Annotated[float, Field(ge=0, lt=1)]] = Field([0.0, 0.05, 0.1, 0.15], min_length=1)

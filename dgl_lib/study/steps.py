@@ -23,9 +23,9 @@ from dgl_lib.training import Recipe, fit, pick_device
 
 FORMAT = 1  # raised when a change to the library makes earlier trainings wrong
 #: What determines a training beside the recipe.
-TRAINING = ("data", "network", "width", "weights", "train_count", "labels")
+TRAINING = ("data", "network", "padding", "width", "weights", "train_count", "labels")
 #: Not named among a run's facts at these values: runs from before there was a choice are found again.
-AS_BEFORE = {"network": "spg_plain", "labels": "given"}
+AS_BEFORE = {"network": "spg_plain", "padding": "symmetric", "labels": "given"}
 
 
 @cache
@@ -75,8 +75,9 @@ def train_classifier(profile: Profile, *, progress: bool = False) -> Path:
         if not checkpoint.is_file():
             with torch.random.fork_rng():
                 torch.manual_seed(profile.seed)
-                weights = paths.weights_source(profile.weights)
-                model = NETWORKS[profile.network](len(train.classes), width=profile.width, weights=weights)
+                how: dict[str, Any] = {"width": profile.width, "padding": profile.padding}
+                how |= {"weights": paths.weights_source(profile.weights)}
+                model = NETWORKS[profile.network](len(train.classes), **how)
             fit(model, train, val, checkpoint.parent, profile, facts=facts, progress=progress)
     return checkpoint
 

@@ -20,11 +20,12 @@ from dgl_lib.evaluate.boxes import box_scores, box_table, sizes, with_object
 from dgl_lib.evaluate.compare import gradient_share, log_p_c
 from dgl_lib.evaluate.mistakes import mistakes
 from dgl_lib.evaluate.normalisation import normalisations, normalised, sweep
+from dgl_lib.evaluate.padding import padding_table
 from dgl_lib.evaluate.scores import SINGLE
 from dgl_lib.files import write_table
 from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.metrics import bootstrap, iou
-from dgl_lib.models import LAYER, LAYERS, NETWORKS, Classifier, digest, load_checkpoint, preprocess
+from dgl_lib.models import LAYER, LAYERS, NETWORKS, Classifier, SPGPlain, digest, load_checkpoint, preprocess
 from dgl_lib.plots import style
 from dgl_lib.plots.maps import Panel, grid
 from dgl_lib.study import claims, paths, steps
@@ -88,6 +89,8 @@ def comparison(profile: Profile, folder: Path, progress: bool) -> None:
     write_table(folder / "05_images.csv", it.images, digits=IMAGES)
     write_table(folder / "05_parts.csv", _parts(it))
     write_table(folder / "05_gradient_share.csv", pd.DataFrame(shares))
+    if isinstance(it.model, SPGPlain):  # the other networks have one padding
+        write_table(folder / "05_padding.csv", padding_table(it.model, it.parts, (it.val_maps, it.maps), **it.options))
     rows = {method: {at: it.maps.maps.get((method, at)) for at in layers} for method in (*METHODS, *CONTROLS)}
     for number, i in enumerate(it.firsts[:2], start=1):
         label = it.test.classes[it.test.labels[i]]
@@ -270,7 +273,8 @@ def trainings(profile: Profile, folder: Path, progress: bool) -> None:
     tables: dict[str, dict[str, pd.DataFrame]] = defaultdict(dict)  # by table and network
     for network in NETWORKS:
         layers = [layer.name for layer in LAYERS[network]]
-        it = _trained(profile, progress, network=network, layers=layers, layer=LAYER[network])
+        own: dict[str, Any] = {} if network == "spg_plain" else {"padding": "symmetric"}  # they have no other
+        it = _trained(profile, progress, network=network, layers=layers, layer=LAYER[network], **own)
         facts = {"layer": LAYER[network], "cam_layer": layers[-1], "layers": len(layers), "images": len(it.images)}
         tables["networks"][network] = pd.DataFrame([facts | it.accuracy])
         tables["network_scores"][network] = it.table
