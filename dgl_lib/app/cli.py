@@ -213,19 +213,27 @@ def study(only: tuple[str, ...], every: bool, **options: Any) -> None:
 
 @commands.command(epilog=_examples("dgl train creatures", "dgl train pets --set epochs=8"))
 @on_a_profile
-def train(**options: Any) -> None:
+@click.option("--half", type=PATH, help="Also write it here in half precision, to give away.")
+def train(half: Path | None, **options: Any) -> None:
     """Only train PROFILE's classifier, and print where its checkpoint is."""
-    _run("train", until="train", **options)
+    from dgl_lib.models import load_checkpoint, save_checkpoint
+
+    checkpoint = _run("train", until="train", **options)
+    if half:
+        model = load_checkpoint(checkpoint)
+        save_checkpoint(model.half(), half, **model.facts)
 
 
-def _run(command: str, profile: str, settings: tuple[str, ...], skip_unreadable: bool, quiet: bool, **to: Any) -> None:
+def _run(command: str, profile: str, settings: tuple[str, ...], skip_unreadable: bool, quiet: bool, **to: Any) -> Path:
     from dgl_lib.study import runner
     from dgl_lib.study.profile import read_profile
 
     settings += ("skip_unreadable=true",) * skip_unreadable
     typed = " ".join(["dgl", command, profile, *(f"--set {setting}" for setting in settings)])
     chosen = read_profile(profile, settings)
-    click.echo(f"done: {runner.run(chosen, name=profile, command=typed, progress=not quiet, **to)}")
+    made = runner.run(chosen, name=profile, command=typed, progress=not quiet, **to)
+    click.echo(f"done: {made}")
+    return made
 
 
 @commands.command()

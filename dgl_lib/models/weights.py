@@ -115,13 +115,12 @@ def save_checkpoint(model: Classifier, path: str | Path, **facts: object) -> Non
         "mean": json.dumps(list(model.mean)),
         "std": json.dumps(list(model.std)),
         "freeze_batch_norm": json.dumps(model.freeze_batch_norm),
+        "padding": model.padding,
         "source": model.origin,
         "facts": json.dumps(facts, sort_keys=True),
     }
     if hasattr(model, "count_include_pad"):
         header["count_include_pad"] = json.dumps(model.count_include_pad)
-    if model.padding != "symmetric":  # which a header without it means: files from before there was a choice stay true
-        header["padding"] = model.padding
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_bytes(Path(path), _sorted_header(save(state, header)))
 
@@ -151,7 +150,7 @@ def load_checkpoint(path: str | Path) -> Classifier:
     return model.eval()
 
 
-def committed_checkpoint(name: str = "creatures") -> Path:
+def committed_checkpoint(name: str = "creatures-0") -> Path:
     """The file of a classifier that comes with the package."""
     return Path(__file__).parent / "trained" / f"{name}.safetensors"
 

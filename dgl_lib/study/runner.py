@@ -79,6 +79,7 @@ def run(
         manifest.publish(stage, target, entries)
         write_table(target / "claims.csv", claims.claims_table(target))
         write_table(target / "deviations.csv", claims.deviations())
+        write_table(target / "amendments.csv", claims.amendments())
     return target
 
 

@@ -16,7 +16,7 @@ from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.faithfulness import in_turn
 from dgl_lib.files import sha256
-from dgl_lib.models import LAYERS, NETWORKS, Classifier, load_checkpoint
+from dgl_lib.models import LAYERS, NETWORKS, Classifier, committed_checkpoint, load_checkpoint
 from dgl_lib.study import paths
 from dgl_lib.study.profile import Profile
 from dgl_lib.training import Recipe, fit, pick_device
@@ -80,6 +80,14 @@ def train_classifier(profile: Profile, *, progress: bool = False) -> Path:
                 model = NETWORKS[profile.network](len(train.classes), **how)
             fit(model, train, val, checkpoint.parent, profile, facts=facts, progress=progress)
     return checkpoint
+
+
+def published(profile: Profile) -> Path | None:
+    """The checkpoint of this very training that comes with the package, in half precision; None: there is none."""
+    file = committed_checkpoint(f"{profile.data}-{profile.seed}")
+    facts = {name: value for name, value in _training(profile)[3].items() if name != "device"}
+    known = load_checkpoint(file).facts if file.is_file() else {}
+    return file if facts == {name: known.get(name) for name in facts} else None
 
 
 def is_trained(profile: Profile) -> bool:

@@ -291,9 +291,9 @@ def trainings(profile: Profile, folder: Path, progress: bool) -> None:
 
 
 def _trained(profile: Profile, progress: bool, **changes: Any) -> Measured:
-    """The profile with these changes, measured with its classifier, which is trained or found trained."""
+    """The profile with these changes, measured with its classifier, which is published, found trained or trained."""
     own = profile.model_copy(update=changes)
-    checkpoint = paths.below_root(steps.train_classifier(own, progress=progress))
+    checkpoint = paths.below_root(steps.published(own) or steps.train_classifier(own, progress=progress))
     return Measured(own.model_copy(update={"checkpoint": checkpoint}), progress)
 
 
