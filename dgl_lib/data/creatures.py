@@ -138,7 +138,7 @@ def palette(rng: Rng, paints: np.ndarray, part: tuple[int, int, int]) -> np.ndar
     """(256, 3) uint8: the colour of every ink, and of its dark twin in the upper half.
 
     ``paints`` (6, 3) are for the body, ``part`` is the telling part's. The scenery has warm and cool ones."""
-    colours = PAINTS[np.arange(SHADES) % 2, rng.integers(PAINTS.shape[1], size=(LAYERS, SHADES))]
+    colours = (PAINTS[np.arange(SHADES) % 2, rng.integers(PAINTS.shape[1], size=(LAYERS, SHADES))] + 150) // 2
     body, coat = paints[rng.permutation(len(paints))[:2]]
     colours[BODY, :3] = body, coat, (body + np.array((490, 484, 476))) // 3
     colours[[TAIL, FAR_LEGS, NEAR_LEGS], 0] = body, body * 3 // 4, body
