@@ -10,10 +10,9 @@ from dgl_lib.maps import resize
 
 
 def cell_share(maps: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Share of each raw map's positive mass in its asked cell of a 2 x 2 mosaic, (N,) in 0..1; chance is 1/4.
-    The score of the grid pointing game (Boehle et al., CVPR 2021): sum of relu(map) in the cell over sum of relu(map).
-    ``maps`` (N, h, w) are taken at their own resolution, and ``cells`` (N,) are 0..3 in reading order. The middle row
-    or column of an odd side counts half to each side. A map without a positive value scores chance, 1/4.
+    """Grid pointing game (Boehle et al., CVPR 2021): sum of relu(map) in the asked cell over sum of relu(map), (N,).
+    Raw ``maps`` (N, h, w) of 2 x 2 mosaics are taken at their own resolution; ``cells`` (N,) are 0..3 in reading order.
+    The middle row or column of an odd side counts half to each side. A map without a positive value scores chance, 1/4.
     UserError: a value that is not finite.
 
     >>> cell_share(np.array([[[1.0, 2.0], [-5.0, 1.0]]] * 2), np.array([1, 2]))
@@ -30,16 +29,14 @@ def cell_share(maps: np.ndarray, cells: np.ndarray) -> np.ndarray:
 
 def piece_shares(maps: np.ndarray, pieces: np.ndarray) -> np.ndarray:
     """Share of each raw map's positive mass in each piece of one picture, (N, k) in 0..1; zeros if it has none.
-    The positive part of ``maps`` (N, h, w) is resized bilinearly to the ``pieces``, (k, H, W) bool. As for the parts of
-    FunnyBirds (Hesse et al., ICCV 2023)."""
+    The positive part of ``maps`` (N, h, w) is resized bilinearly to the size of ``pieces``, (k, H, W) bool."""
     large = resize(torch.from_numpy(maps).double().relu(), pieces.shape[1:]).flatten(1).numpy()  # N x HW
     mass, total = large @ pieces.reshape(len(pieces), -1).T.astype(np.float64), large.sum(1, keepdims=True)
     return np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
 
 
 def gap(a: np.ndarray, b: np.ndarray) -> float:
-    """Pixels from one mask (H, W) bool to the nearest pixel of the other: 1 where they touch, 0 where they overlap.
-    UserError: a mask without a pixel."""
+    """Pixels from one mask (H, W) bool to the other: 1 where they touch, 0 if they overlap. UserError: an empty one."""
     if not (a.any() and b.any()):
         raise UserError("gap: a mask without a pixel given, two objects needed")
     return float(cv2.distanceTransform((~a).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[b].min())
@@ -47,11 +44,7 @@ def gap(a: np.ndarray, b: np.ndarray) -> float:
 
 def rank_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N,) values whose mean is Spearman's rank correlation of ``a`` and ``b``, (N,); zeros if one is flat.
-    The bootstrap interval of that mean keeps the ranks as they are, which makes it an approximation.
-
-    >>> float(rank_products(np.array([1, 2, 3, 4]), np.array([1, 2, 4, 3])).mean())
-    0.8
-    """
+    The bootstrap interval of that mean keeps the ranks as they are, which makes it an approximation."""
     x, y = (pd.Series(values).rank().to_numpy() for values in (a, b))
     spread = x.std() * y.std()
     return (x - x.mean()) * (y - y.mean()) / spread if spread > 0 else np.zeros(len(x))
