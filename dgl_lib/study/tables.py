@@ -14,8 +14,11 @@ import torch
 from matplotlib.figure import Figure
 
 from dgl_lib import evaluate, pulling
-from dgl_lib.data import Dataset, Subset
+from dgl_lib.data import Creatures, Dataset, Subset
+from dgl_lib.data.creatures import Pairs
+from dgl_lib.data.mosaic import CELLS, Mosaic
 from dgl_lib.evaluate import Maps, Scores, controls, effects, faithfulness, treatments
+from dgl_lib.evaluate import selectivity as whose
 from dgl_lib.evaluate.boxes import box_scores, box_table, sizes, with_object
 from dgl_lib.evaluate.compare import gradient_share, log_p_c
 from dgl_lib.evaluate.mistakes import mistakes
@@ -27,7 +30,7 @@ from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.metrics import bootstrap, iou
 from dgl_lib.models import LAYER, LAYERS, NETWORKS, Classifier, SPGPlain, digest, load_checkpoint, preprocess
 from dgl_lib.plots import style
-from dgl_lib.plots.maps import Panel, grid
+from dgl_lib.plots.maps import Panel, beside, grid
 from dgl_lib.study import claims, paths, steps
 from dgl_lib.study.profile import Profile
 from dgl_lib.training import pick_device
@@ -39,6 +42,10 @@ SEEDS = {"creatures": 5}
 FAITHFUL = {"pets": 50}
 #: Test images for the randomised weights: a dozen networks see each; a correlation varies little between images.
 RANDOMISED = {"creatures": 40, "pets": 12}
+#: Mosaics at the most, 25 of other data: a mosaic is asked four times at four times the pixels. At pets' size 25 take
+#: nearly all sure test images and half an hour of two cores; 50 are half of the creatures' test images.
+MOSAICS = {"creatures": 50}
+PIECED = 10  # test images of each class whose pieces are taken out; each is drawn half a dozen times
 #: Significant digits of tables from which notebooks compute, as those that hold a row an image.
 IMAGES = 12
 
@@ -231,6 +238,7 @@ def control(profile: Profile, folder: Path, progress: bool) -> None:
     rows = {name: {method: one.maps.maps[pair] for method, pair in fixed.items()} for name, one in every.items()}
     style.save(_picture(it, title, it.firsts[:3], rows), folder, "07_maps")
     _faithful(it, folder)
+    selectivity(it, folder)
 
 
 def _other_networks(profile: Profile, model: Classifier, progress: bool) -> dict[str, Classifier]:
@@ -258,6 +266,33 @@ def _faithful(it: Measured, folder: Path) -> None:
     few = Subset(it.test, faithfulness.in_turn(labels, RANDOMISED.get(profile.data, 12)))
     random = faithfulness.randomisation(it.model, few, profile.layer, profile.localizing, **it.kept)
     write_table(folder / "07_randomisation.csv", random)
+
+
+def selectivity(it: Measured, folder: Path) -> None:
+    """Whose pixels a map shows: mosaics, where four classes have a sure test image; of creatures also pairs, pieces."""
+    size, layer = it.profile.image_size, it.profile.layer
+    if groups := whose.sure_groups(it.maps, it.test.labels, MOSAICS.get(it.profile.data, 25)):
+        mosaic = Mosaic(it.test, groups, size)
+        maps = evaluate.every_map(it.model, mosaic, **it.options | {"size": 2 * size})
+        values = whose.pointing(mosaic, maps)
+        write_table(folder / "07_pointing.csv", whose.summary(values, "share"))
+        images = values.pivot_table("share", "picture", values["method"] + " " + values["layer"])
+        write_table(folder / "07_pointing_images.csv", images, digits=IMAGES, index=True)  # means of the four asked
+        shown = ("dgl", "pixel_selection", "grad_cam_signed", "layer_cam", "enhanced_map", "features")
+        title = f"A mosaic of four test images, asked for each of its classes; maps on {layer}"
+        four, own = [mosaic[i] for i in range(CELLS)], {of: maps.maps[of, layer] for of in shown}
+        style.save(beside(four, own, pixels=it.pixels, rows=values["class"][:CELLS], title=title), folder, "07_mosaic")
+    if it.profile.data == "creatures":
+        pairs = whose.two_creatures(it.model, Pairs("val"), Pairs("test"), kept=it.kept, **it.profile.localizing)
+        write_table(folder / "07_pairs.csv", whose.pairs_table(pairs))
+        write_table(folder / "07_pairs_by_gap.csv", whose.gap_table(pairs))
+        drawn, chosen = Creatures("test"), faithfulness.in_turn(it.test.labels, PIECED * len(it.test.classes))
+        indices = [drawn.names.index(it.test.names[i]) for i in chosen]
+        drops = whose.piece_drops(it.model, drawn, indices, size, it.profile.device)
+        each = drops.melt(["picture", "piece"], var_name="measure", value_name="drop")
+        write_table(folder / "07_pieces.csv", whose.summary(each, "drop", ["piece", "measure"]))
+        alike = whose.piece_correlation(drawn, indices, it.maps.at(chosen), drops)
+        write_table(folder / "07_piece_correlation.csv", whose.summary(alike, "correlation"))
 
 
 def trainings(profile: Profile, folder: Path, progress: bool) -> None:
