@@ -16,9 +16,9 @@ from dgl_lib.errors import UserError
 from dgl_lib.maps import centred_gaussian, to_uint8
 
 FIRST_16 = {
-    "train": "001a16b004c2702be4b375a7e66fd1cac9156de4dadfd2df66ff3250e3873b23",
-    "val": "a40f6d2f6b115898373a7e19ee9016e1348d7fd9478ccc62620af7dbcbc79804",
-    "test": "d4f990d748386c1be3e6a7b6684f94fd8c86111efc1933f0e2fd22cf4530f879",
+    "train": "0963ba813d95e734a98a5af83c7541348c651016d07238154b07e51ef1d87cfd",
+    "val": "6f207cc33d06804149273465ce82e1e0c6fd74bb361d9c614ff862c2c8b2b9a4",
+    "test": "fcc0a34ceb5b7f0db9759c325184c67d5e97c3f689bd9656b7822b0c6d869d8b",
 }
 
 
