@@ -268,12 +268,18 @@ def _faithful(it: Measured, folder: Path) -> None:
     write_table(folder / "07_randomisation.csv", random)
 
 
+def _mosaics(it: Measured) -> tuple[Mosaic, Maps] | None:
+    """Mosaics of the test images that the network is sure of, and every map of them; None: too few classes have one."""
+    groups, size = whose.sure_groups(it.maps, it.test.labels, MOSAICS.get(it.profile.data, 25)), it.profile.image_size
+    mosaic = Mosaic(it.test, groups, size)
+    return (mosaic, evaluate.every_map(it.model, mosaic, **it.options | {"size": 2 * size})) if groups else None
+
+
 def selectivity(it: Measured, folder: Path) -> None:
     """Whose pixels a map shows: mosaics, where four classes have a sure test image; of creatures also pairs, pieces."""
     size, layer = it.profile.image_size, it.profile.layer
-    if groups := whose.sure_groups(it.maps, it.test.labels, MOSAICS.get(it.profile.data, 25)):
-        mosaic = Mosaic(it.test, groups, size)
-        maps = evaluate.every_map(it.model, mosaic, **it.options | {"size": 2 * size})
+    if asked := _mosaics(it):
+        mosaic, maps = asked
         values = whose.pointing(mosaic, maps)
         write_table(folder / "07_pointing.csv", whose.summary(values, "share"))
         images = values.pivot_table("share", "picture", values["method"] + " " + values["layer"])
@@ -350,6 +356,9 @@ def every_effect(it: Measured) -> pd.DataFrame:
         effects.of_last_layer(it.maps, model.layers[-1].name),
         effects.of_weights(before, digest(model.cpu())),
     ]
+    if asked := _mosaics(it):
+        gain = whose.selectivity_gain(whose.pointing(*asked), profile.layers)
+        found.append(effects.effect("C10", "pixel selection minus signed Grad-CAM", gain))
     return pd.concat(found, ignore_index=True)
 
 
