@@ -253,9 +253,9 @@ def _other_networks(profile: Profile, model: Classifier, progress: bool) -> dict
 
 
 def _faithful(it: Measured, folder: Path) -> None:
-    """Insertion, deletion and randomised weights, of each method on the layer with its best validation IoU."""
+    """Insertion, deletion, randomised weights: of methods and plain features, each on its best validation layer."""
     profile, labels = it.profile, it.test.labels
-    best = {(method, it.best[method]["layer"]): it.best[method]["val_iou"] for method in METHODS}
+    best = {(method, it.best[method]["layer"]): it.best[method]["val_iou"] for method in (*METHODS, "features")}
     shown = faithfulness.in_turn(labels, FAITHFUL.get(profile.data, len(it.test)))
     part, maps = Subset(it.test, shown), {pair: it.maps.maps[pair][shown] for pair in best}
     found = faithfulness.all_curves(it.model, part, maps, profile.localizing, resize=profile.resize, **it.kept)
