@@ -24,8 +24,9 @@ from dgl_lib.evaluate.compare import gradient_share, log_p_c
 from dgl_lib.evaluate.mistakes import mistakes
 from dgl_lib.evaluate.normalisation import normalisations, normalised, sweep
 from dgl_lib.evaluate.padding import padding_table
+from dgl_lib.evaluate.raw import beside_weights
 from dgl_lib.evaluate.scores import SINGLE
-from dgl_lib.files import write_table
+from dgl_lib.files import key_of, write_table
 from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.metrics import bootstrap, iou
 from dgl_lib.models import LAYER, LAYERS, NETWORKS, Classifier, SPGPlain, digest, load_checkpoint, preprocess
@@ -339,8 +340,13 @@ def _trained(profile: Profile, progress: bool, **changes: Any) -> Measured:
 
 
 def every_effect(it: Measured) -> pd.DataFrame:
-    """All effects behind the claims of one trained network, as ``evaluate.effects`` gives them, below each other."""
+    """All effects behind the claims of one trained network, as ``evaluate.effects`` gives them, below each other. They
+    are kept on disk: they take minutes, and a study of several trainings may be broken off."""
     profile, model = it.profile, it.model
+    facts = profile.model_dump(include={"image_size", "alpha", "rule", "layer", "layers", "scales", "kernels"})
+    facts |= {"model": [digest(model), beside_weights(model)], "data": [part.digest for part in it.parts], "format": 1}
+    if (file := it.kept["folder"] / f"effects-{key_of(facts)}.csv").exists():
+        return pd.read_csv(file).fillna({"detail": ""})
     val_maps, test_maps = _by_scale(it, [("dgl", profile.layer)])
     val, chosen = treatments.search(it.val, val_maps, profile.scales, profile.kernels, progress=it.progress)
     test = treatments.score_chosen(it.test, test_maps, chosen, progress=it.progress)
@@ -359,7 +365,8 @@ def every_effect(it: Measured) -> pd.DataFrame:
     if asked := _mosaics(it):
         gain = whose.selectivity_gain(whose.pointing(*asked), profile.layers)
         found.append(effects.effect("C10", "pixel selection minus signed Grad-CAM", gain))
-    return pd.concat(found, ignore_index=True)
+    write_table(file, pd.concat(found, ignore_index=True), digits=IMAGES)
+    return every_effect(it)
 
 
 TABLES = {"05": comparison, "06": scoring, "07": control, "08": trainings}
