@@ -12,10 +12,10 @@ trained classifier opens with one call and knows its ``classes`` and its preproc
     >>> from dgl_lib.localize import dual_gradients
     >>> from dgl_lib.models import committed_checkpoint, load_checkpoint, preprocess
     >>> model = load_checkpoint(committed_checkpoint())  # or the path of your own
-    >>> images = preprocess(model, [Creatures("val").image(0)], size=128)  # from (H, W, 3) uint8 arrays of any size
+    >>> images = preprocess(model, [Creatures("val").image(0)], size=160)  # from (H, W, 3) uint8 arrays of any size
     >>> maps = dual_gradients(model, images, None, ["Mixed_6e"])  # None: of the predicted classes
     >>> maps["Mixed_6e"].shape  # raw and signed
-    torch.Size([1, 16, 16])
+    torch.Size([1, 20, 20])
 
 Method: Tan, Gu, Ruan, Wei, Zhao, "Dual-Gradients Localization Framework for Weakly Supervised Object Localization",
 ACM Multimedia 2020, doi 10.1145/3394171.3413622.

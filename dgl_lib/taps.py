@@ -34,7 +34,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
         model.eval()
         for parameter, _ in wanted:
             parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # float32 is float32 on a GPU too
+        with torch.inference_mode(False), torch.enable_grad(), exact:
             yield
     finally:
         for module, flag in training:

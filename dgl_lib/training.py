@@ -30,8 +30,8 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    resize: int = Field(128, ge=32, description="images are squashed to this side, pixels")
-    crop: int = Field(128, ge=32, validate_default=True, description="side of the random crops, pixels")
+    resize: int = Field(160, ge=32, description="images are squashed to this side, pixels")
+    crop: int = Field(144, ge=32, validate_default=True, description="side of the random crops, pixels")
     epochs: int = Field(6, ge=1, description="passes over the training images")
     batch_size: int = Field(10, ge=1, description="images a step")
     learning_rate: float = Field(0.002, gt=0, description="peak rate of the new layers")

@@ -26,7 +26,7 @@ def trainings(claim: str, name: str, means: list[float], detail: str = "", wide:
 def decided(*effects: pd.DataFrame) -> pd.Series:
     """The verdict on the one claim that these effects are of."""
     table = claims.verdicts(pd.concat(effects))
-    assert list(table) == claims.VERDICTS and [*table["claim"].unique()] == [*claims.CLAIMS]
+    assert list(table) == claims.COLUMNS and [*table["claim"].unique()] == [*claims.CLAIMS]
     [row] = table[table["verdict"] != "not measured"].to_dict("records")
     return pd.Series(row)
 

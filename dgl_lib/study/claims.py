@@ -38,8 +38,7 @@ CLAIMS = {
     claim: Claim(says, measure, unit, float(margin) if margin else None, keeps, also)
     for claim, says, measure, unit, margin, keeps, also in list(csv.reader(_lines))[1:]
 }
-COLUMNS = ["claim", "says", "measured", "low", "high", "unit", "n", "verdict", "detail"]
-VERDICTS = ["claim", "says", "detail", "measured", "low", "high", "unit", "trainings", "agree", "images", "verdict"]
+COLUMNS = ["claim", "says", "detail", "measured", "low", "high", "unit", "trainings", "agree", "images", "verdict"]
 
 
 def verdict(low: float, high: float, margin: float, kept: Ends | None = None, also: Ends | None = None) -> str:
@@ -77,7 +76,8 @@ def claim_row(
     if claim not in CLAIMS:
         raise UserError(f"claim {claim!r} given, {', '.join(CLAIMS)} allowed")
     rule = CLAIMS[claim]
-    row = {"claim": claim, "says": rule.says, "low": low, "high": high, "unit": rule.unit, "n": n}
+    row = {"claim": claim, "says": rule.says, "low": low, "high": high, "unit": rule.unit}
+    row |= {"trainings": 1, "agree": 1, "images": n}
     if rule.margin is None:
         if low is not None or high is not None or measured not in (True, False):
             raise UserError(f"claim {claim} holds or fails: True or False and no interval allowed, {measured!r} given")
@@ -91,9 +91,10 @@ def claim_row(
     return {**row, "measured": float(measured), "verdict": decided, "detail": detail}
 
 
-def save_claims(folder: Path, notebook: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Write the rows of one notebook ("02") to ``folder/claims_02.csv`` and return them as a table."""
-    return write_table(folder / f"claims_{notebook}.csv", pd.DataFrame(list(rows), columns=COLUMNS))
+def save_claims(folder: Path, notebook: str, rows: pd.DataFrame | Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Write the rows of one notebook ("02") that were measured to ``folder/claims_02.csv``; return them as a table."""
+    table = pd.DataFrame(rows, columns=COLUMNS).query("verdict != 'not measured'").reset_index(drop=True)
+    return write_table(folder / f"claims_{notebook}.csv", table)
 
 
 def claims_table(folder: Path) -> pd.DataFrame:
@@ -101,15 +102,16 @@ def claims_table(folder: Path) -> pd.DataFrame:
     rows: list[dict[Any, Any]] = []
     for file in sorted(folder.glob("claims_[0-9]*.csv")):
         rows += pd.read_csv(file, dtype={"detail": str}).fillna({"detail": ""}).to_dict("records")
-    return _listed(rows, COLUMNS, {"n": 0})
+    return _listed(rows)
 
 
-def _listed(rows: list[dict[Any, Any]], columns: list[str], missing: dict[str, Any]) -> pd.DataFrame:
-    """The rows in the claims' order; a claim without one is "not measured", with the cells ``missing``."""
-    missing, known = missing | {"verdict": "not measured", "detail": ""}, {row["claim"] for row in rows}
+def _listed(rows: list[dict[Any, Any]]) -> pd.DataFrame:
+    """The rows in the claims' order; a claim without one is "not measured"."""
+    missing = {"trainings": 0, "agree": 0, "images": 0, "verdict": "not measured", "detail": ""}
+    known = {row["claim"] for row in rows}
     rows += [{"claim": c, "says": r.says, "unit": r.unit, **missing} for c, r in CLAIMS.items() if c not in known]
     rows.sort(key=lambda row: list(CLAIMS).index(row["claim"]))
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def verdicts(effects: pd.DataFrame) -> pd.DataFrame:
@@ -127,8 +129,8 @@ def verdicts(effects: pd.DataFrame) -> pd.DataFrame:
         some = [one, *(run for _, run in one.groupby("run"))]
         row, *each = (_decided(str(claim), str(detail), effects) for effects in some)
         agree = sum(training["verdict"] == row["verdict"] for training in each)
-        rows.append(row | {"trainings": len(each), "agree": agree, "images": row["n"]})
-    return _listed(rows, VERDICTS, {"trainings": 0, "agree": 0, "images": 0})
+        rows.append(row | {"trainings": len(each), "agree": agree})
+    return _listed(rows)
 
 
 def _decided(claim: str, detail: str, effects: pd.DataFrame) -> dict[str, Any]:

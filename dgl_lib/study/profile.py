@@ -61,7 +61,7 @@ class Profile(Recipe):
     weights: ProjectPath = Field("", description="starting weights: '' (random), 'imagenet' or a path")
 
     checkpoint: ProjectPath = Field("creatures", description="'trained', 'creatures' (in the package) or a path")
-    image_size: int = Field(128, ge=32, le=4096, description="side of the square input, pixels")
+    image_size: int = Field(160, ge=32, le=4096, description="side of the square input, pixels")
     layer: LayerName = Field("Mixed_6e", description="layer looked at most closely")
     alpha: float = Field(10.0, gt=0, description="scale of the label in the released rule")
     rule: Annotated[str, _one_of(RULES)] = Field("released", description="how dJ/dl is taken")
