@@ -71,10 +71,10 @@ def search_fusions(val: Split, test: Split, tries: Sequence[Pair], pairs: Any = 
     the one with the best share, each paired and in standard errors. The try whose smaller gain is the largest is
     chosen, be it negative. ``pairs(change=...)`` is ``selectivity.two_creatures`` with its other arguments.
 
-    Columns: method, layer; val_iou, val_share (percent); iou_gain, share_gain (points), iou_errors, share_errors
-    (standard errors); role ("chosen", "best iou", "best share", joined by a comma, or ""). Rows with a role have
-    test_iou, test_share and test_difference (of pairs) too, and the single ones iou_over, share_over, difference_over:
-    the chosen one minus this one, paired, points. Both come with _low and _high, the 95 % interval on test."""
+    Columns: method, layer, role ("chosen", "best iou", "best share", or ""); val_iou, val_share (percent); iou_gain,
+    share_gain (points); iou_errors, share_errors (gains in standard errors). With a role also test_iou, test_share and
+    test_difference (of pairs), and iou_over, share_over, difference_over: the chosen one minus this one, paired,
+    points. These come with _low and _high, their 95 % intervals on test."""
     singles, roles = [*val[1].maps], {}
     iou = _iou(val[2], val[2], singles)
     for some in (tries[k : k + AT_ONCE] for k in range(0, len(tries), AT_ONCE)):
@@ -95,7 +95,7 @@ def search_fusions(val: Split, test: Split, tries: Sequence[Pair], pairs: Any = 
     if pairs is not None:
         each = pairs(change=lambda maps: with_fusions(maps, named)).groupby([*COLUMNS, "picture"])["difference"].mean()
         found["difference"] = {pair: each[pair].to_numpy() for pair in named}
-    table["role"] = [", ".join(role for role, which in roles.items() if which == pair) for pair in iou]
+    table.insert(2, "role", [", ".join(role for role, which in roles.items() if which == pair) for pair in iou])
     for pair, (of, by) in product(named, found.items()):
         cells = bootstrap(by[pair]).cells(f"test_{of}")
         cells |= bootstrap(by[chosen] - by[pair]).cells(f"{of}_over") if pair != chosen else {}
