@@ -8,7 +8,7 @@ pieces taken out    is the map where the class's logit falls without the piece? 
 Each gives a table of every picture's values. Intervals are over pictures, however often one was asked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,18 +70,26 @@ def summary(values: pd.DataFrame, of: str, by: Sequence[str] = BY) -> pd.DataFra
     return pd.DataFrame([dict(zip(by, key, strict=True)) | bootstrap(one).row() for key, one in each])
 
 
-def two_creatures(model: Classifier, val: Dataset, test: Dataset, kept: Options, **how: Any) -> pd.DataFrame:
+def two_creatures(
+    model: Classifier,
+    val: Dataset,
+    test: Dataset,
+    kept: Options,
+    change: Callable[[Maps], Maps] = lambda m: m,
+    **how: Any,
+) -> pd.DataFrame:
     """IoU with the asked creature and with the other one: a row a picture of ``test``, asked creature, method, layer.
     Items 2k and 2k + 1 of a data set are picture k asked for its one and its other creature, whose masks they have.
     Each map and trivial baseline has one threshold, the best for the asked creatures of ``val``. ``how`` and ``kept``
     (folder, progress) are options of ``raw_maps``. Columns: picture, gap (pixels), third (near, middle, far: of the
-    pictures, by gap), method, layer, asked, other (IoU, percent), difference. UserError: a creature without a pixel."""
+    pictures, by gap), method, layer, asked, other (IoU, percent), difference. ``change`` makes other maps of every map
+    first. UserError: a creature without a pixel."""
     masks: list[Any] = [test[i].mask for i in range(len(test))]
     gaps = np.array([metric.gap(*both) for both in zip(masks[::2], masks[1::2], strict=True)])
     third = THIRDS[gaps.argsort(kind="stable").argsort() * 3 // len(gaps)]
     item = np.arange(len(test))
     swapped = Subset(test, item ^ 1)  # the same pictures with the other creature's masks
-    before, maps = ({1.0: every_map(model, part, **how, **kept)} for part in (val, test))
+    before, maps = ({1.0: change(every_map(model, part, **how, **kept))} for part in (val, test))
     by_val, by_asked, by_other = (score(*one, **kept) for one in ((val, before), (test, maps), (swapped, maps)))
     tables = []
     for row in by_val.rows.to_dict("records"):

@@ -5,6 +5,7 @@ broke off goes on where it stood.
 """
 
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dgl_lib.evaluate import Maps, Scores, controls, effects, faithfulness, trea
 from dgl_lib.evaluate import selectivity as whose
 from dgl_lib.evaluate.boxes import box_scores, box_table, sizes, with_object
 from dgl_lib.evaluate.compare import gradient_share, log_p_c
+from dgl_lib.evaluate.fusions import candidates, search_fusions
 from dgl_lib.evaluate.mistakes import mistakes
 from dgl_lib.evaluate.normalisation import normalisations, normalised, sweep
 from dgl_lib.evaluate.padding import padding_table
@@ -99,12 +101,36 @@ def comparison(profile: Profile, folder: Path, progress: bool) -> None:
     write_table(folder / "05_gradient_share.csv", pd.DataFrame(shares))
     if isinstance(it.model, SPGPlain):  # the other networks have one padding
         write_table(folder / "05_padding.csv", padding_table(it.model, it.parts, (it.val_maps, it.maps), **it.options))
+    if (fusions := _fusions(it)) is not None:
+        write_table(folder / "05_fusions.csv", fusions)
     rows = {method: {at: it.maps.maps.get((method, at)) for at in layers} for method in (*METHODS, *CONTROLS)}
     for number, i in enumerate(it.firsts[:2], start=1):
         label = it.test.classes[it.test.labels[i]]
         title = f"The first test image of class {label}: every method and control on every layer"
         style.save(_picture(it, title, [i], rows), folder, f"05_maps_{number}")
     style.save(_worst(it, test, maps), folder, "05_worst")
+
+
+def _fusions(it: Measured) -> pd.DataFrame | None:
+    """The search for a better fusion; of other data the creatures' chosen one, unchanged. None: it cannot be made.
+
+    Other data have mosaics of test images alone, as more take half an hour. There the best single map by share is
+    chosen on test, which can only favour it."""
+    drawn, file = it.profile.data == "creatures", paths.project_root() / "results/creatures/05_fusions.csv"
+    if (asked := _mosaics(it, it.test, it.maps)) is None or not (drawn or file.is_file()):
+        return None
+    layers = [at.name for at in it.model.layers]
+    if drawn:
+        tries = candidates([*layers[-7:-2:2], *layers[-2:]])  # of SPG-plain: Mixed_6a, 6c, 6e, add2, add1
+        before = _mosaics(it, it.val, it.val_maps) or asked
+        pairs = partial(whose.two_creatures, it.model, Pairs("val"), Pairs("test"), it.kept, **it.profile.localizing)
+    else:
+        chosen, before, pairs = pd.read_csv(file).query("role == 'chosen'"), asked, None
+        tries = [*zip(chosen["method"], chosen["layer"], strict=True)]
+        if not {name.split(" ")[1] for _, what in tries for name in what.split(" + ")} <= {*layers}:
+            return None  # another network
+    val, test = (it.val, it.val_maps, it.val_scores, before[1]), (it.test, it.maps, it.scores, asked[1])
+    return search_fusions(val, test, tries, pairs)
 
 
 def _picture(it: Measured, title: str, images: list[int], rows: dict[str, dict[str, Any]]) -> Figure:
@@ -269,17 +295,19 @@ def _faithful(it: Measured, folder: Path) -> None:
     write_table(folder / "07_randomisation.csv", random)
 
 
-def _mosaics(it: Measured) -> tuple[Mosaic, Maps] | None:
-    """Mosaics of the test images that the network is sure of, and every map of them; None: too few classes have one."""
-    groups, size = whose.sure_groups(it.maps, it.test.labels, MOSAICS.get(it.profile.data, 25)), it.profile.image_size
-    mosaic = Mosaic(it.test, groups, size)
-    return (mosaic, evaluate.every_map(it.model, mosaic, **it.options | {"size": 2 * size})) if groups else None
+def _mosaics(it: Measured, part: Dataset, maps: Maps) -> tuple[Mosaic, Maps] | None:
+    """Mosaics of the images of ``part`` that the network is sure of, and every map of them; None: too few classes."""
+    groups, size = whose.sure_groups(maps, part.labels, MOSAICS.get(it.profile.data, 25)), it.profile.image_size
+    if not groups:
+        return None
+    mosaic = Mosaic(part, groups, size)
+    return mosaic, evaluate.every_map(it.model, mosaic, **it.options | {"size": 2 * size})
 
 
 def selectivity(it: Measured, folder: Path) -> None:
     """Whose pixels a map shows: mosaics, where four classes have a sure test image; of creatures also pairs, pieces."""
     size, layer = it.profile.image_size, it.profile.layer
-    if asked := _mosaics(it):
+    if asked := _mosaics(it, it.test, it.maps):
         mosaic, maps = asked
         values = whose.pointing(mosaic, maps)
         write_table(folder / "07_pointing.csv", whose.summary(values, "share"))
@@ -362,7 +390,7 @@ def every_effect(it: Measured) -> pd.DataFrame:
         effects.of_last_layer(it.maps, model.layers[-1].name),
         effects.of_weights(before, digest(model.cpu())),
     ]
-    if asked := _mosaics(it):
+    if asked := _mosaics(it, it.test, it.maps):
         gain = whose.selectivity_gain(whose.pointing(*asked), profile.layers)
         found.append(effects.effect("C10", "pixel selection minus signed Grad-CAM", gain))
     write_table(file, pd.concat(found, ignore_index=True), digits=IMAGES)
