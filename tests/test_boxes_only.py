@@ -25,7 +25,7 @@ def test_maps_that_are_the_boxes_where_there_are_no_masks(tmp_path: Path) -> Non
     part = NoMasks("val", 16)
     maps = np.zeros((16, 56, 56), np.float32)
     for i in range(16):
-        x0, y0, x1, y1 = part[i].boxes[0] * 56 // 128
+        x0, y0, x1, y1 = part[i].boxes[0] * 56 // 160
         maps[i, y0 : y1 + 1, x0 : x1 + 1] = 1
     logits = np.eye(8, dtype=np.float32)[part.labels]
     logits[0] = np.roll(logits[0], 1)

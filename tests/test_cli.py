@@ -127,11 +127,11 @@ def test_what_goes_wrong_is_one_line(
 def test_layers_of_the_committed_checkpoint() -> None:
     status, out, _ = dgl("layers", "--size", "64", "--json", "--device", "cpu")
     document = json.loads(out)
-    assert status == 0 and document["network"] == "creatures" and document["size"] == 64
+    assert status == 0 and document["network"] == "creatures-0" and document["size"] == 64
     rows = {row["name"]: row for row in document["layers"]}
     assert list(rows) == [layer.name for layer in networks.open_network().model.layers]
     assert rows["Mixed_6e"] == {**rows["Mixed_6d"], "name": "Mixed_6e"}
-    assert [*rows["Mixed_6e"].values()] == ["Mixed_6e", 192, 8, 8, 8.0, False]
+    assert [*rows["Mixed_6e"].values()] == ["Mixed_6e", 96, 8, 8, 8.0, False]
     assert [name for name, row in rows.items() if row["cam"]] == ["add1"]
     assert "Mixed_6e" in dgl("layers", "--size", "64")[1]
 

@@ -45,20 +45,20 @@ def test_the_studys_order(network: networks.Network) -> None:
     how = How("Mixed_6e", "dgl", 3, (0.75, 1.0), 0.1, 0.5)
     found = predict.predict(network, image, how)
     raw = []
-    for side in (96, 128):
+    for side in (120, 160):
         out = localize(network.model, preprocess(network.model, [image], side), [3], ["Mixed_6e"], ["dgl"])
         raw.append(out.maps["dgl"]["Mixed_6e"][0])
     expected = minmax(close(multiscale(raw, (60, 90)), 0.1))
     assert found.map.shape == (60, 90) and found.map.dtype == np.float32
     np.testing.assert_allclose(found.map, expected, atol=1e-6)
-    assert found.label == 3 and found.threshold == 128
+    assert found.label == 3 and found.threshold == 128  # half of 255
     assert found.probability == pytest.approx(float(out.logits[0].softmax(0)[3]), rel=1e-4)
 
 
 def test_the_predicted_class_is_that_of_the_scale_nearest_one(network: networks.Network) -> None:
     image = Creatures("test", 3).image(2)
     found = predict.predict(network, image, How("Mixed_6e", scales=(0.5, 1.25, 1.0)))
-    logits = network.model(preprocess(network.model, [image], 128))[0].detach()
+    logits = network.model(preprocess(network.model, [image], 160))[0].detach()
     assert found.label == int(logits.argmax())
     assert found.probability == pytest.approx(float(logits.softmax(0).max()), rel=1e-4)
 
@@ -136,12 +136,12 @@ def test_localize_from_end_to_end(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["localize", str(photographs), "--out", str(out), "--json", "--threshold", "0.6", "--device", "cpu"]
     arguments += ["--scales", "0.75,1", "--close", "0.06", "--layer", "Mixed_6d", "--method", "layer_cam"]
-    status, text, err = dgl(*arguments, "--class", "roundear")
+    status, text, err = dgl(*arguments, "--class", "warm-fantail")
     document = json.loads(text)
     assert (status, err) == (0, "")
     assert document == json.loads((out / "boxes.json").read_text())
     assert [(i["width"], i["height"], i["category_id"]) for i in document["images"]] == [(200, 100, 3), (64, 96, 3)]
-    assert document["categories"][3] == {"id": 3, "name": "roundear"}
+    assert document["categories"][3] == {"id": 3, "name": "warm-fantail"}
     written = ["a.map.png", "a.overlay.png", "b.map.png", "b.overlay.png", "boxes.json"]
     assert sorted(p.name for p in out.rglob("*.*")) == written
     m = np.array(Image.open(out / "a.map.png"))
@@ -154,7 +154,7 @@ def test_localize_from_end_to_end(photographs: Path, tmp_path: Path) -> None:
     assert Image.open(out / "more" / "b.overlay.png").size == (64, 96)
 
     status, text, _ = dgl("localize", str(photographs / "a.png"), "--out", str(out), "--npy")
-    assert status == 0 and "a.png: antlered" in text
+    assert status == 0 and "a.png: warm-antlered" in text
     values = np.load(out / "a.map.npy")
     assert values.dtype == np.float32 and values.shape == (100, 200) and values.max() == 1
 
@@ -240,7 +240,7 @@ def test_an_overlay_in_strips_is_that_of_the_whole() -> None:
 
 
 def test_a_checkpoint_knows_its_classes_and_its_preprocessing(network: networks.Network) -> None:
-    assert network.classes == Creatures("test", 1).classes and network.size == 128
+    assert network.classes == Creatures("test", 1).classes and network.size == 160
     assert network.model.mean == (0.5, 0.5, 0.5) and not network.model.training
     assert networks.default_layer(network) == "Mixed_6e" and networks.default_layer(network, "cam") == "add1"
 
@@ -267,7 +267,7 @@ def test_torchvision_by_name(tmp_path: Path) -> None:
     assert {"features.0", "features.12", "features"} <= {row.name for row in rows}
     assert not any(row.cam for row in rows)  # its head is a convolution
     found = predict.predict(network, Creatures("test", 1).image(0), How("features.9", scales=(0.5,)))
-    assert found.map.shape == (128, 128) and found.regions
+    assert found.map.shape == (160, 160) and found.regions
 
 
 def test_layers_of_a_network_that_is_not_ours() -> None:

@@ -100,7 +100,7 @@ def test_values_that_are_refused(values: dict, message: str) -> None:
 def test_a_whole_number_passes_for_a_float_and_what_was_given_is_known() -> None:
     found = validated({"alpha": 3, "layer": "add1"})
     assert found.alpha == 3.0 and found.model_fields_set == {"alpha", "layer"}
-    assert found.localizing == {"size": 128, "alpha": 3.0, "rule": "released", "device": "auto"}
+    assert found.localizing == {"size": 160, "alpha": 3.0, "rule": "released", "device": "auto"}
 
 
 def test_a_notebook_checks_itself(project: Path) -> None:
@@ -173,7 +173,9 @@ def test_a_study_from_end_to_end(project: Path) -> None:
     assert set(first["code"]) == {"commit", "dirty"} and set(first["data_sha256"]) == {"train", "val", "test"}
     assert first["files"] == {name: sha256(folder / name) for name in ("01_first.ipynb", "first.csv")}
     made = {p.name for p in folder.iterdir()}
-    assert made == {*first["files"], *manifest["02_second"]["files"], "manifest.json", "claims.csv", "deviations.csv"}
+    assert made == {*first["files"], *manifest["02_second"]["files"], "manifest.json"} | {
+        f"{name}.csv" for name in ("claims", "deviations", "amendments")
+    }
     assert 'results = "results/full"' in nbformat.read(folder / "01_first.ipynb", 4).cells[1].source
     for file in folder.iterdir():
         assert str(project) not in file.read_text(), f"{file.name} holds a path of this machine"

@@ -40,9 +40,9 @@ from dgl_lib.training import pick_device
 
 #: Trainings that verdicts rest on: the profile's seed and the next ones; three of other data.
 SEEDS = {"creatures": 5}
-#: Test images at the most, for insertion and deletion; all of other data. At pets' size 450 passes an image take half a
-#: minute of one core where bfloat16 is fast, and minutes where it is not.
-FAITHFUL = {"pets": 50}
+#: Test images at the most, for insertion and deletion; all of other data. A creature takes two seconds of one core. At
+#: pets' size 450 passes an image take half a minute where bfloat16 is fast, and minutes where it is not.
+FAITHFUL = {"creatures": 160, "pets": 50}
 #: Test images for the randomised weights: a dozen networks see each; a correlation varies little between images.
 RANDOMISED = {"creatures": 40, "pets": 12}
 #: Mosaics at the most, 25 of other data: a mosaic is asked four times at four times the pixels. At pets' size 25 take
