@@ -164,8 +164,8 @@ def agreement(own: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
     ``own`` has the columns of ``evaluate.effects``, and ``published`` run too. What holds or fails is left out.
     Columns: claim, detail, effect, unit; mean, low and high over the published trainings and their images; trainings,
-    the list of their means; this_run, own_low and own_high, by images alone; inside, whether the two intervals overlap.
-    UserError: no effect that both have."""
+    the list of their means; this_run, own_low and own_high, by images alone; inside, whether that interval meets the
+    range of the list. UserError: no effect that both have."""
     rows, keys = [], ["claim", "detail"]
     others = dict(list(published.groupby(keys)))
     for (claim, detail), one in own.assign(run="this run").groupby(keys, sort=False):
@@ -179,7 +179,7 @@ def agreement(own: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
                 row = {"claim": claim, "detail": detail, "effect": name, "unit": unit}
                 row |= {"mean": over.mean, "low": over.low, "high": over.high, "trainings": means[name].tolist()}
                 row |= {"this_run": this.mean, "own_low": this.low, "own_high": this.high}
-                rows.append(row | {"inside": this.low <= over.high and over.low <= this.high})
+                rows.append(row | {"inside": this.low <= means[name].max() and means[name].min() <= this.high})
     if not rows:
         raise UserError("agreement: no effect that this run and the published trainings share, at least one needed")
     return pd.DataFrame(rows)
