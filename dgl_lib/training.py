@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dgl_lib.data.images import squash
 from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
 from dgl_lib.files import write_bytes, write_text
-from dgl_lib.models import Classifier, load_checkpoint, preprocess, save_checkpoint, squash
+from dgl_lib.models import Classifier, load_checkpoint, preprocess, save_checkpoint
 
 COLUMNS = ["epoch", "step", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"]
 

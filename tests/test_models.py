@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.models import inception_v3
 from torchvision.models.inception import BasicConv2d, InceptionA, InceptionB, InceptionC
 
+from dgl_lib.data.images import squash
 from dgl_lib.errors import UserError
 from dgl_lib.models import (
     SPGPlain,
@@ -27,7 +28,6 @@ from dgl_lib.models import (
     preprocess,
     save_checkpoint,
     spg_plain,
-    squash,
 )
 from dgl_lib.models.spg import MixedA, MixedB, MixedC, SamePool
 

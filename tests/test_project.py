@@ -213,7 +213,7 @@ def test_no_path_of_a_machine():
 def test_sizes():
     size = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in files()}
     assert not {k: v for k, v in size.items() if v > (10 if k.startswith("dgl_lib/models/trained/") else 4) * MB}
-    assert sum(v for k, v in size.items() if k.startswith("results/")) < 40 * MB  # eight notebooks, two data sets
+    assert sum(v for k, v in size.items() if k.startswith("results/")) < 25 * MB
 
 
 def test_executed_notebooks_show_no_error():

@@ -19,6 +19,7 @@ from sets import Toy
 from torch import Tensor, nn
 
 from dgl_lib.data import Record, Subset
+from dgl_lib.data.images import squash
 from dgl_lib.data.mosaic import Mosaic
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import BASELINES, Maps, raw_maps, selectivity
@@ -26,7 +27,6 @@ from dgl_lib.evaluate.controls import spearman
 from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.metrics.selectivity import cell_share, gap, piece_shares, rank_products
 from dgl_lib.models import SPGPlain, spg_plain
-from dgl_lib.models.classifier import squash
 from dgl_lib.study import paths, steps, tables
 from dgl_lib.study.profile import Profile
 

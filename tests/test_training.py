@@ -17,11 +17,12 @@ from pydantic import ValidationError
 
 from dgl_lib import files, training
 from dgl_lib.data.creatures import Creatures
+from dgl_lib.data.images import squash
 from dgl_lib.data.records import Shuffled
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import raw
 from dgl_lib.files import write_text
-from dgl_lib.models import NETWORKS, SPGPlain, digest, load_checkpoint, save_checkpoint, spg_plain, squash
+from dgl_lib.models import NETWORKS, SPGPlain, digest, load_checkpoint, save_checkpoint, spg_plain
 from dgl_lib.training import (
     Recipe,
     batches,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -71,3 +72,11 @@ def orientation(path: str | Path) -> int:
     """The EXIF orientation of a photograph: 1 (as stored) if it has none, 5 to 8 if the sides are swapped."""
     with _opened(path) as image:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def squash(image: np.ndarray, size: int) -> np.ndarray:
+    """``image`` (H, W, 3) uint8 at ``size`` x ``size``. Shrinking averages areas, so that nothing aliases."""
+    if image.shape[:2] == (size, size):
+        return image
+    how = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=how)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
+from dgl_lib.data.images import squash
 from dgl_lib.data.records import Dataset, Record, Subset, around
 from dgl_lib.errors import UserError
 
@@ -26,10 +26,8 @@ class Mosaic(Subset):
         self.size, self._changed = size, [*self.names, f"mosaics of {size}"]
 
     def image(self, index: int) -> np.ndarray:
-        first, cells = range(len(self))[index] // CELLS * CELLS, []
-        for image in map(super().image, range(first, first + CELLS)):
-            how = cv2.INTER_AREA if max(image.shape[:2]) > self.size else cv2.INTER_LINEAR  # as ``models`` squashes it
-            cells.append(cv2.resize(image, (self.size, self.size), interpolation=how))
+        first = range(len(self))[index] // CELLS * CELLS
+        cells = [squash(image, self.size) for image in map(super().image, range(first, first + CELLS))]
         return np.vstack([np.hstack(cells[:2]), np.hstack(cells[2:])])
 
     def __getitem__(self, index: int) -> Record:

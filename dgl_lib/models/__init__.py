@@ -13,7 +13,7 @@ except (ImportError, RuntimeError, OSError, AttributeError) as _error:
         "install the pair that requirements.txt pins, both from the same package index (the CPU index for CPU only)"
     ) from None
 
-from dgl_lib.models.classifier import Classifier, Layer, preprocess, squash
+from dgl_lib.models.classifier import Classifier, Layer, preprocess
 from dgl_lib.models.released import ResNet50SE, VGG16Gap, resnet50_se, vgg16_gap
 from dgl_lib.models.spg import SPGPlain, spg_plain
 from dgl_lib.models.weights import committed_checkpoint, digest, load_checkpoint, save_checkpoint

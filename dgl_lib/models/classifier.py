@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Self
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
+from dgl_lib.data.images import squash
 from dgl_lib.errors import UserError
 
 
@@ -77,14 +77,6 @@ class Classifier(nn.Module):
 
     def adapt(self, header: dict[str, str]) -> None:
         """Take on what a weights file says in its header about the network, before the weights are loaded."""
-
-
-def squash(image: np.ndarray, size: int) -> np.ndarray:
-    """``image`` (H, W, 3) uint8 at ``size`` x ``size``. Shrinking averages areas, so that nothing aliases."""
-    if image.shape[:2] == (size, size):
-        return image
-    how = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_LINEAR
-    return cv2.resize(image, (size, size), interpolation=how)
 
 
 def preprocess(model: nn.Module, images: Sequence[np.ndarray], size: int) -> Tensor:

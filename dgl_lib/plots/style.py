@@ -80,12 +80,19 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str) -> Figure:
-    """Write ``figure`` to ``folder/NAME.png`` in 256 colours, a quarter of the size, without the software's name."""
+    """Write ``figure`` to ``folder/NAME.png`` with ``small_png``."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     plt.close(figure)  # else a notebook would draw it once more at the end of the cell
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
+    (folder / f"{name}.png").write_bytes(small_png(drawn.getvalue()))
     return figure
+
+
+def small_png(png: bytes) -> bytes:
+    """The same picture in 256 colours, about a quarter of the size, without the software's name."""
+    small = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 def name(key: object, width: int = 80) -> str:

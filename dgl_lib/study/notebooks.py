@@ -1,6 +1,7 @@
 """Running a notebook, and cleaning what was run, so that a rerun gives the same bytes."""
 
 import warnings
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from dgl_lib.errors import UserError
 from dgl_lib.files import write_text
+from dgl_lib.plots.style import small_png
 
 # What one run writes and the next one writes differently: times, paths, widget ids, the patch release of Python.
 VOLATILE = ["metadata.papermill", "metadata.widgets", "metadata.language_info.version"]
@@ -50,7 +52,7 @@ def execute(
 
 
 def clean(path: Path, published: Mapping[str, str]) -> None:
-    """Take out of an executed notebook what differs from run to run. Outputs and execution counts stay.
+    """Take out of an executed notebook what differs from run to run. Outputs, in small PNG, and execution counts stay.
 
     ``published`` maps text in the cell of injected parameters to what stands there instead, such as the folder that a
     run wrote to and the one that it is published in."""
@@ -60,5 +62,8 @@ def clean(path: Path, published: Mapping[str, str]) -> None:
             cell["id"] = "injected-parameters"  # papermill draws a random one
             for text, instead in published.items():
                 cell["source"] = cell["source"].replace(text, instead)
+        for output in cell.get("outputs", []):
+            if png := output.get("data", {}).get("image/png"):
+                output["data"]["image/png"] = b64encode(small_png(b64decode(png))).decode()
     strip_output(notebook, keep_output=True, keep_count=True, keep_id=True, extra_keys=VOLATILE)
     write_text(path, nbformat.writes(notebook) + "\n")
