@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
 import json
 import os
 import re
@@ -18,6 +20,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 from dgl_lib.study.manifest import revision
 
@@ -214,6 +217,14 @@ def test_sizes():
     size = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in files()}
     assert not {k: v for k, v in size.items() if v > (10 if k.startswith("dgl_lib/models/trained/") else 4) * MB}
     assert sum(v for k, v in size.items() if k.startswith("results/")) < 25 * MB
+
+
+def test_figures_inside_notebooks_have_256_colours():
+    for path in (path for path in files() if path.suffix == ".ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+        pngs = ["".join(found["image/png"]) for found in data if "image/png" in found]
+        assert pngs and {Image.open(io.BytesIO(base64.b64decode(png))).mode for png in pngs} == {"P"}, path
 
 
 def test_executed_notebooks_show_no_error():

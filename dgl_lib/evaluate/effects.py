@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dgl_lib import localize
 from dgl_lib.evaluate.compare import with_parts
 from dgl_lib.evaluate.raw import Maps
 from dgl_lib.evaluate.scores import SINGLE, Scores, better_baseline, name_scales, per_image
@@ -20,7 +21,7 @@ from dgl_lib.pulling import Pulled
 
 EXPLORATORY = "exploratory: "
 #: How branch 1's channels become one picture, and what the methods of that reading end in.
-READINGS = {"sum": "", "positive part": "_positive", "norm": "_norm"}
+READINGS = dict(zip(("sum", "positive part", "norm"), localize.READINGS, strict=True))
 SAME = 1e-4  # of the range: two min-maxed maps that differ by less are one map
 
 
