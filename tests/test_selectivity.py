@@ -178,6 +178,16 @@ def test_sure_groups_are_as_many_as_can_be(counts: list[int]) -> None:
         assert taken == own[np.argsort(-margins[own])][: len(taken)].tolist()
 
 
+def test_shares_over_trainings_by_hand() -> None:
+    """Two trainings of two mosaics, each asked twice: means of pictures first, then of trainings, 10 points apart."""
+    one = {"picture": [0, 0, 1, 1], "class": ["a", "b"] * 2, "method": ["dgl"] * 4, "layer": ["add1"] * 4}
+    trainings = [pd.DataFrame({**one, "share": np.array([0.0, 2.0, 4.0, 6.0]) + more}) for more in (20, 30)]
+    [row] = selectivity.over_trainings(trainings).to_dict("records")
+    assert (row["method"], row["layer"], row["mean"], row["images"]) == ("dgl", "add1", 28, 2)
+    assert (row["lowest"], row["highest"]) == (23, 33)
+    assert 21 <= row["low"] < 28 < row["high"] <= 35  # the pictures' means lie at 21, 25, 31 and 35
+
+
 def test_the_pointing_game_of_any_network(model: SPGPlain, tmp_path: Path) -> None:
     mosaic = Mosaic(Five("test", 10), [[0, 1, 2, 3], [9, 5, 6, 7]], 24)
     what: dict = {"layers": ["Mixed_6e", "add1"], "methods": [*METHODS, *CONTROLS], "size": 48, "device": "cpu"}

@@ -22,7 +22,7 @@ from dgl_lib.errors import UserError
 from dgl_lib.evaluate.compare import log_p_c
 from dgl_lib.evaluate.raw import Maps, Options, every_map
 from dgl_lib.evaluate.scores import BASELINES, per_image, score
-from dgl_lib.metrics import bootstrap
+from dgl_lib.metrics import bootstrap, two_level
 from dgl_lib.metrics import selectivity as metric
 from dgl_lib.models import Classifier, preprocess
 from dgl_lib.training import pick_device
@@ -68,6 +68,19 @@ def summary(values: pd.DataFrame, of: str, by: Sequence[str] = BY) -> pd.DataFra
     """Mean of the column ``of`` over pictures, a line for each group: columns ``by``, mean, low, high, images."""
     each: Any = values.groupby([*by, "picture"], sort=False)[of].mean().groupby(list(by), sort=False)
     return pd.DataFrame([dict(zip(by, key, strict=True)) | bootstrap(one).row() for key, one in each])
+
+
+def over_trainings(values: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Of the ``pointing`` of several trainings: method, layer; the share's mean, low, high (two-level bootstrap, over
+    trainings and mosaics), images (mosaics); lowest, highest (the trainings' own means)."""
+    of = [dict(list(table.groupby([*BY, "picture"])["share"].mean().groupby([*BY]))) for table in values]
+    rows = []
+    for pair in values[0].groupby([*BY], sort=False).groups:
+        each = [shares[pair].to_numpy() for shares in of]
+        means = [one.mean() for one in each]
+        ends = {"lowest": min(means), "highest": max(means)}
+        rows.append(dict(zip(BY, pair, strict=True)) | two_level(each).row() | ends)
+    return pd.DataFrame(rows)
 
 
 def two_creatures(

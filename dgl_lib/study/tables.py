@@ -334,11 +334,13 @@ def trainings(profile: Profile, folder: Path, progress: bool) -> None:
     """08: the same recipe with other seeds, and with the other two networks. Scores, gains, effects image by image.
 
     The verdicts rest on the seeds' trainings of the profile's own network. The other networks are exploratory."""
-    seeds, found = {}, {}
+    seeds, found, shares = {}, {}, []
     for seed in range(profile.seed, profile.seed + SEEDS.get(profile.data, 3)):
         it = _trained(profile, progress, seed=seed)
         seeds[seed] = it.table.assign(**it.accuracy)
         found[f"seed {seed}"] = every_effect(it)
+        if asked := _mosaics(it, it.test, it.maps):
+            shares.append(whose.pointing(*asked))
     verdicts = claims.verdicts(pd.concat(found, names=["run"]).reset_index("run"))
     tables: dict[str, dict[str, pd.DataFrame]] = defaultdict(dict)  # by table and network
     for network in NETWORKS:
@@ -356,6 +358,8 @@ def trainings(profile: Profile, folder: Path, progress: bool) -> None:
     write_table(folder / "08_seeds.csv", pd.concat(seeds, names=["seed"]).reset_index("seed")[columns], digits=IMAGES)
     write_table(folder / "08_effects_by_image.csv", pd.concat(found, names=["run"]).reset_index("run"), digits=IMAGES)
     write_table(folder / "verdicts.csv", verdicts)
+    if shares:
+        write_table(folder / "08_pointing.csv", whose.over_trainings(shares))
     for name, several in tables.items():
         write_table(folder / f"08_{name}.csv", pd.concat(several, names=["network"]).reset_index("network"))
 
