@@ -73,9 +73,11 @@ def summary(values: pd.DataFrame, of: str, by: Sequence[str] = BY) -> pd.DataFra
 def over_trainings(values: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Of the ``pointing`` of several trainings: method, layer; the share's mean, low, high (two-level bootstrap, over
     trainings and mosaics), images (mosaics); lowest, highest (the trainings' own means)."""
-    of = [dict(list(table.groupby([*BY, "picture"])["share"].mean().groupby([*BY]))) for table in values]
+    means_of = (table.groupby([*BY, "picture"])["share"].mean().groupby([*BY]) for table in values)
+    of: list[dict[Any, Any]] = [dict(list(shares)) for shares in means_of]
+    pairs: Any = values[0].groupby([*BY], sort=False).groups
     rows = []
-    for pair in values[0].groupby([*BY], sort=False).groups:
+    for pair in pairs:
         each = [shares[pair].to_numpy() for shares in of]
         means = [one.mean() for one in each]
         ends = {"lowest": min(means), "highest": max(means)}

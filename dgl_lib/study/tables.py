@@ -333,7 +333,8 @@ def selectivity(it: Measured, folder: Path) -> None:
 def trainings(profile: Profile, folder: Path, progress: bool) -> None:
     """08: the same recipe with other seeds, and with the other two networks. Scores, gains, effects image by image.
 
-    The verdicts rest on the seeds' trainings of the profile's own network. The other networks are exploratory."""
+    The verdicts rest on the seeds' trainings of the profile's own network. The other networks are exploratory, and left
+    out where the starting weights are a file: it fits one network."""
     seeds, found, shares = {}, {}, []
     for seed in range(profile.seed, profile.seed + SEEDS.get(profile.data, 3)):
         it = _trained(profile, progress, seed=seed)
@@ -343,7 +344,8 @@ def trainings(profile: Profile, folder: Path, progress: bool) -> None:
             shares.append(whose.pointing(*asked))
     verdicts = claims.verdicts(pd.concat(found, names=["run"]).reset_index("run"))
     tables: dict[str, dict[str, pd.DataFrame]] = defaultdict(dict)  # by table and network
-    for network in NETWORKS:
+    file = isinstance(paths.weights_source(profile.weights), Path)  # of starting weights, which fit one network
+    for network in [profile.network] if file else NETWORKS:
         layers = [layer.name for layer in LAYERS[network]]
         own: dict[str, Any] = {} if network == "spg_plain" else {"padding": "symmetric"}  # they have no other
         it = _trained(profile, progress, network=network, layers=layers, layer=LAYER[network], **own)
