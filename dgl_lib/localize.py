@@ -109,16 +109,22 @@ def gradients(
         raise UserError(f"images: {tuple(images.shape)} {images.dtype} given, float N x 3 x H x W needed")
     with frozen(model):
         with tap(model, layers) as outputs:
-            logits = model(images.detach().clone())  # N x C; the network may overwrite its input
+            dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
+            logits = _exact(model(images.detach().to(dtype, copy=True)))  # N x C; the network may overwrite its input
         c = _classes(logits, classes)
         S, none = [outputs[layer] for layer in layers], [None] * len(layers)
         G_c = _grad(_at(logits, c), S, layers) if "G_c" in needs else none
         G_J = _grad(RULES[rule](logits, c, alpha), S, layers) if "G_J" in needs else none
-        triples = (Triple(X.detach(), *G) for X, *G in zip(S, G_c, G_J, strict=True))  # type: ignore[arg-type]
+        triples = (Triple(*map(_exact, (X.detach(), *G))) for X, *G in zip(S, G_c, G_J, strict=True))
         result = Gradients(zip(layers, triples, strict=True))
         result.logits, result.classes = logits.detach(), c
         result.heads = _cam_heads(model, result) if "w_c" in needs else {}
     return result
+
+
+def _exact(X: Any) -> Any:
+    """Half precision as float32, for the losses and maps that are made of it; all else as it is."""
+    return X.float() if isinstance(X, Tensor) and X.dtype in (torch.bfloat16, torch.float16) else X
 
 
 def _classes(logits: Tensor, classes: Tensor | Sequence[int] | None) -> Tensor:
@@ -157,11 +163,12 @@ def _cam_heads(model: nn.Module, found: Gradients) -> dict[str, Tensor]:
             if fc.weight.shape != (found.logits.shape[1], S.shape[1]):
                 continue
             # Compared without the bias, since a large one would hide the features' share.
-            share = found.logits - (torch.zeros_like(found.logits) if fc.bias is None else fc.bias.detach())  # N x C
-            rounding = 4 * torch.finfo(share.dtype).eps * float(found.logits.abs().max())  # of that subtraction
-            slack = 1e-3 * float(share.abs().max()) + rounding
-            if torch.allclose(S.mean((2, 3)) @ fc.weight.detach().T, share, rtol=1e-3, atol=slack):
-                heads[layer] = fc.weight.detach()[found.classes]  # C x K -> N x K
+            weight, bias, eps = _exact(fc.weight.detach()), fc.bias, torch.finfo(fc.weight.dtype).eps
+            share = found.logits - (torch.zeros_like(found.logits) if bias is None else _exact(bias.detach()))  # N x C
+            rounding = 4 * eps * float(found.logits.abs().max())  # of that subtraction
+            slack = max(1e-3, 4 * eps) * float(share.abs().max()) + rounding
+            if torch.allclose(S.mean((2, 3)) @ weight.T, share, rtol=1e-3, atol=slack):
+                heads[layer] = weight[found.classes]  # C x K -> N x K
     return heads
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
+from dgl_lib.fast import faster
 from dgl_lib.files import kept, key_of, write_text
 from dgl_lib.localize import CONTROLS, METHODS, READINGS, localize
 from dgl_lib.models import Classifier, digest, preprocess
@@ -58,6 +59,7 @@ def raw_maps(
     classes: Sequence[int] | None = None,
     alpha: float = 10.0,
     rule: str = "released",
+    precision: str = "float32",
     device: str = "auto",
     folder: str | Path | None = None,
     progress: bool = False,
@@ -65,7 +67,8 @@ def raw_maps(
     """The raw maps of every image. The network runs only for parts that ``folder`` does not hold yet.
     Photographs are squashed to round(``size`` * ``scale``) pixels a side, at least 32. With ``flip`` they are mirrored
     and their maps turned back. With ``given`` the image's label is localized (ground-truth known), else the class
-    predicted in the same pass, and with ``classes`` these, one an image. Each part's name holds all that shapes it."""
+    predicted in the same pass, and with ``classes`` these, one an image. ``precision`` "fast" asks for ``fast.faster``.
+    Each part's name holds all that shapes it."""
     side = round(size * scale)
     if side < 32:
         raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
@@ -75,22 +78,25 @@ def raw_maps(
         if len(classes) != len(dataset):
             raise UserError(f"classes: {len(classes)} given for {len(dataset)} images, one an image needed")
         facts |= {"given": True, "classes": [int(c) for c in classes]}
+    own = model.to(pick_device(device))
+    if precision == "fast":
+        own = faster(model, layers, side)
+        facts |= {"precision": str(next(own.parameters()).dtype)}
     parts = None
     if folder is not None:  # digests take a while
         facts |= {"model": digest(model), "mean, std, count_include_pad": beside_weights(model), "data": dataset.digest}
         parts = parts_folder(folder, "maps", facts)
     wanted = np.asarray(facts.get("classes", dataset.labels))
-    model.to(pick_device(device))
 
     def part(indices: range) -> dict[str, np.ndarray]:
         found = defaultdict(list)
         # Two at a time: sixteen large inputs on every layer at once would not fit a small machine's memory.
         for two in (indices[i : i + 2] for i in range(0, len(indices), 2)):
-            images = preprocess(model, [dataset.image(i) for i in two], side)  # (2, 3, side, side)
+            images = preprocess(own, [dataset.image(i) for i in two], side)  # (2, 3, side, side)
             asked = torch.from_numpy(wanted[list(two)]) if facts["given"] else None
             with warnings.catch_warnings(action="ignore"):  # that CAM has one layer is said where the table is read
                 images = images.flip(-1) if flip else images
-                out = localize(model, images, asked, layers, methods, alpha=alpha, rule=rule)
+                out = localize(own, images, asked, layers, methods, alpha=alpha, rule=rule)
             found["logits"].append(out.logits.cpu().numpy())
             found["classes"].append(out.classes.cpu().numpy())
             for method, by_layer in out.maps.items():

@@ -65,6 +65,7 @@ class Profile(Recipe):
     layer: LayerName = Field("Mixed_6e", description="layer looked at most closely")
     alpha: float = Field(10.0, gt=0, description="scale of the label in the released rule")
     rule: Annotated[str, _one_of(RULES)] = Field("released", description="how dJ/dl is taken")
+    precision: Literal["float32", "fast"] = Field("float32", description="fast: see dgl_lib.fast")
     grid: int = Field(32, ge=6, le=256, description="points along each side of notebook 02's plane")
     val_per_class: int = Field(5, ge=0, description="validation images of each class, 0 for all")
     test_per_class: int = Field(5, ge=0, description="test images of each class, 0 for all")
@@ -80,7 +81,8 @@ class Profile(Recipe):
     @property
     def localizing(self) -> dict[str, Any]:
         """What raw maps depend on beside the network, the images and the layers, as ``evaluate.raw_maps`` takes it."""
-        return {"size": self.image_size, "alpha": self.alpha, "rule": self.rule, "device": self.device}
+        own = {"size": self.image_size, "alpha": self.alpha, "rule": self.rule, "device": self.device}
+        return own | ({"precision": "fast"} if self.precision == "fast" else {})
 
 
 def validated(values: Mapping[str, Any]) -> Profile:

@@ -378,6 +378,7 @@ def every_effect(it: Measured) -> pd.DataFrame:
     are kept on disk: they take minutes, and a study of several trainings may be broken off."""
     profile, model = it.profile, it.model
     facts = profile.model_dump(include={"image_size", "alpha", "rule", "layer", "layers", "scales", "kernels"})
+    facts |= {"precision": "fast"} if profile.precision == "fast" else {}
     facts |= {"model": [digest(model), beside_weights(model)], "data": [part.digest for part in it.parts], "format": 1}
     if (file := it.kept["folder"] / f"effects-{key_of(facts)}.csv").exists():
         return pd.read_csv(file).fillna({"detail": ""})

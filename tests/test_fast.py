@@ -1,0 +1,98 @@
+"""The network made for speed: the same function, in another memory layout and with its batch norms folded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dgl_lib import fast
+from dgl_lib.localize import CONTROLS, METHODS, localize
+from dgl_lib.maps import minmax
+from dgl_lib.models import LAYERS, NETWORKS, Classifier
+
+IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+CLASSES = [2, 0, 1]
+
+
+@pytest.fixture(scope="module", params=list(NETWORKS))
+def model(request: pytest.FixtureRequest) -> Classifier:
+    """A narrow network whose batch norms have settled on these images, none of them the identity."""
+    torch.manual_seed(0)
+    network = NETWORKS[request.param](3, width=1 / 8)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    with torch.no_grad():
+        network.train()(IMAGES)
+        network.fc.weight.mul_(30)
+    return network.eval()
+
+
+def every(model: Classifier) -> dict[tuple[str, str], torch.Tensor]:
+    """Every method's map on the last three layers, min-maxed."""
+    layers = [layer.name for layer in LAYERS[model.architecture]][-3:]
+    out = localize(model, IMAGES, CLASSES, layers, [*METHODS, *CONTROLS])
+    return {(name, at): minmax(m) for name, by_layer in out.maps.items() for at, m in by_layer.items()}
+
+
+@pytest.mark.filterwarnings("ignore:cam needs")
+def test_folded_batch_norms_give_the_same_maps(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "bf16_pays", lambda *_: False)
+    quick = fast.faster(model, [], 64)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in quick.modules())
+    assert next(quick.parameters()).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(quick(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-4)
+    for pair, m in every(model).items():
+        torch.testing.assert_close(every(quick)[pair], m, rtol=0, atol=2e-3, msg=str(pair))
+
+
+@pytest.mark.filterwarnings("ignore:cam needs")
+def test_bfloat16_gives_nearly_the_same_maps(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "bf16_pays", lambda *_: True)
+    quick = fast.faster(model, [], 64)
+    assert quick.fc.weight.dtype == torch.bfloat16
+    for (name, at), m in every(quick).items():
+        assert m.dtype == torch.float32
+        if name == "dgl":
+            both = torch.stack([m.flatten(), every(model)[name, at].flatten()])
+            assert torch.corrcoef(both)[0, 1] > 0.8, at  # noise on a few cells
+
+
+def test_the_network_itself_stays_as_it_was(model: Classifier) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fast.faster(model, [], 64)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules()) or model.architecture == "vgg16_gap"
+
+
+def test_a_batch_norm_that_is_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "bf16_pays", lambda *_: False)
+    quick = fast.faster(NETWORKS["spg_plain"](3, width=1 / 16), ["Mixed_5b.branch1x1.bn"], 64)
+    kept = [name for name, module in quick.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert kept == ["Mixed_5b.branch1x1.bn"]
+
+
+def test_another_network_is_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of its modules says nothing of the order in which they run."""
+
+    class Swapped(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self[0](self[1](x)).mean((2, 3))
+
+    monkeypatch.setattr(fast, "bf16_pays", lambda *_: False)
+    model = Swapped(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval()
+    model[1].running_mean.fill_(0.5)
+    torch.testing.assert_close(fast.faster(model, [], 64)(IMAGES), model(IMAGES))
+
+
+def test_whether_bfloat16_pays_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "_pays", {})
+    model, calls = NETWORKS["spg_plain"](3, width=1 / 16).eval(), []
+    clock = iter([0, 1, 0, 2, 0, 3, 0, 0.5, 0, 9, 0, 9])  # float32, bfloat16, and so on: best 1 and 0.5 seconds
+    monkeypatch.setattr(fast.time, "perf_counter", lambda: calls.append(0) or next(clock))
+    assert fast.bf16_pays(model, 32) is True
+    assert fast.bf16_pays(NETWORKS["spg_plain"](3, width=1 / 16).eval(), 32) is True
+    assert len(calls) == 12
