@@ -13,7 +13,7 @@ Maps are raw and signed. A formula has a ReLU only where its own paper has one; 
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -82,7 +82,7 @@ def gradients(
     model: nn.Module,
     images: Tensor,
     classes: Tensor | Sequence[int] | None,
-    layers: Sequence[str],
+    layers: Iterable[str],
     *,
     alpha: float = 10.0,
     rule: str = "released",
@@ -91,30 +91,32 @@ def gradients(
     """S, G_c and G_J of every layer, from one forward pass and one backward pass for each gradient in ``needs``.
 
     Args:
-        model: any image classifier. It runs in eval mode, and every flag is as before afterwards.
-        images: (N, 3, H, W) float, normalised as the network was trained.
+        model: any image classifier; its output may hold more than ``logits``. It runs in eval mode, and every flag is
+            as before afterwards.
+        images: (N, 3, H, W) float, N at least 1, normalised as the network was trained, of its weights' type.
         classes: (N,) whole numbers, or None for the classes predicted in this pass.
         layers: dotted module names, in any order.
-        alpha: scale of the label in the released rule, above 0. The autograd rule does not depend on it.
+        alpha: scale of the label in the released rule, in (0, 1e6]. The autograd rule does not depend on it.
         rule: how dJ/dl is taken: "released" (``loss_released``) or "autograd" (``loss_autograd``).
         needs: which of "G_c", "G_J" and "w_c" to find.
 
     Returns ``{layer: (S, G_c, G_J)}``, detached, on the images' device. S is the module's true output.
-    UserError: an argument out of range, or a layer that gives no feature map or does not reach the logits."""
+    UserError: an argument out of range, a NaN or infinity, or a layer without a map or a way to the logits."""
     if rule not in RULES:
         raise UserError(f"rule: {rule!r} given, one of {', '.join(RULES)} allowed")
-    if not 0 < alpha < float("inf"):
-        raise UserError(f"alpha: {alpha!r} given, a finite number above 0 allowed")
-    if images.ndim != 4 or not images.is_floating_point():
+    if not 0 < alpha <= 1e6:
+        raise UserError(f"alpha: {alpha!r} given, a number in (0, 1e6] allowed")
+    if images.ndim != 4 or not images.is_floating_point() or not images.numel():
         raise UserError(f"images: {tuple(images.shape)} {images.dtype} given, float N x 3 x H x W needed")
+    _need_finite(images, "images")
+    layers = layers if isinstance(layers, str) else list(layers)
     with frozen(model):
         with tap(model, layers) as outputs:
-            dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
-            logits = _exact(model(images.detach().to(dtype, copy=True)))  # N x C; the network may overwrite its input
+            logits = _logits(model, images)  # N x C
         c = _classes(logits, classes)
         S, none = [outputs[layer] for layer in layers], [None] * len(layers)
-        G_c = _grad(_at(logits, c), S, layers) if "G_c" in needs else none
-        G_J = _grad(RULES[rule](logits, c, alpha), S, layers) if "G_J" in needs else none
+        G_c = _grad(_at(logits, c), S, layers, model) if "G_c" in needs else none
+        G_J = _grad(RULES[rule](logits, c, alpha), S, layers, model) if "G_J" in needs else none
         triples = (Triple(*map(_exact, (X.detach(), *G))) for X, *G in zip(S, G_c, G_J, strict=True))
         result = Gradients(zip(layers, triples, strict=True))
         result.logits, result.classes = logits.detach(), c
@@ -127,48 +129,70 @@ def _exact(X: Any) -> Any:
     return X.float() if isinstance(X, Tensor) and X.dtype in (torch.bfloat16, torch.float16) else X
 
 
-def _classes(logits: Tensor, classes: Tensor | Sequence[int] | None) -> Tensor:
-    """The class of each image, (N,) int64, checked against the logits."""
+def _need_finite(X: Tensor, what: str) -> None:
+    if not X.isfinite().all():
+        raise UserError(f"{what}: NaN or infinite values found, finite ones needed")
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    """The model's logits (N, C), which may lie in an output or a dictionary that holds more, as Hugging Face's do.
+
+    Images go in as the weights are, in half or double precision too, and a copy of them: a network may overwrite it."""
+    dtype = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), images.dtype)
+    logits = model(images.detach().to(dtype, copy=True))
+    logits = _exact(logits.get("logits") if isinstance(logits, Mapping) else getattr(logits, "logits", logits))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"the model gives {got}, logits N x classes are needed")
+    _need_finite(logits, "logits")
+    return logits
+
+
+def _classes(logits: Tensor, classes: Tensor | Sequence[int] | None) -> Tensor:
+    """The class of each image, (N,) int64, checked against the logits."""
     if classes is None:
         return logits.argmax(1).detach()
     c = torch.as_tensor(classes, device=logits.device)
-    if c.shape != logits.shape[:1] or c.is_floating_point():
+    if c.shape != logits.shape[:1] or c.is_floating_point() or c.is_complex() or c.dtype == torch.bool:
         given = f"{tuple(c.shape)} {c.dtype} given for {len(logits)} images"
         raise UserError(f"classes: {given}, one whole number an image needed")
-    if c.numel() and (int(c.min()) < 0 or int(c.max()) >= logits.shape[1]):
+    c = c.long()
+    if int(c.min()) < 0 or int(c.max()) >= logits.shape[1]:
         raise UserError(f"classes: {int(c.min())}..{int(c.max())} given, 0..{logits.shape[1] - 1} allowed")
-    return c.long()
+    return c
 
 
-def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str]) -> Sequence[Tensor]:
+def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.Module) -> Sequence[Tensor]:
     """Each image's gradient of its own value. In eval mode images do not mix, so the sum's gradient holds them all."""
     found: Sequence[Tensor | None] = [None] * len(S)
     if values.requires_grad:
         found = torch.autograd.grad(values.sum(), S, retain_graph=True, allow_unused=True)
     for layer, G in zip(layers, found, strict=True):
         if G is None:
+            quantised = [name for name, module in model.named_modules() if "quantized" in type(module).__module__]
+            if quantised:
+                raise UserError(f"{quantised[0]!r} is quantised and lets no gradient through: its float form is needed")
             raise UserError(f"the logits do not depend on layer {layer!r}: nothing can be localized on it")
+        _need_finite(G, f"gradient on layer {layer!r}")
     return found  # type: ignore[return-value]
 
 
 def _cam_heads(model: nn.Module, found: Gradients) -> dict[str, Tensor]:
-    """CAM's weights by layer. CAM exists on a layer if fc(mean over h,w of S) gives these very logits."""
+    """CAM's weights by layer. CAM exists on a layer if fc(mean over h,w of S) gives these very logits, where fc is
+    linear or, before the pooling or after it, a 1x1 convolution."""
     heads: dict[str, Tensor] = {}
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     for layer, (S, _, _) in found.items():
         for fc in linear:
-            if fc.weight.shape != (found.logits.shape[1], S.shape[1]):
+            if (*fc.weight.shape, 1, 1)[:4] != (found.logits.shape[1], S.shape[1], 1, 1):
                 continue
             # Compared without the bias, since a large one would hide the features' share.
-            weight, bias, eps = _exact(fc.weight.detach()), fc.bias, torch.finfo(fc.weight.dtype).eps
+            weight, bias, eps = _exact(fc.weight.detach().flatten(1)), fc.bias, torch.finfo(fc.weight.dtype).eps
             share = found.logits - (torch.zeros_like(found.logits) if bias is None else _exact(bias.detach()))  # N x C
             rounding = 4 * eps * float(found.logits.abs().max())  # of that subtraction
             slack = max(1e-3, 4 * eps) * float(share.abs().max()) + rounding
             if torch.allclose(S.mean((2, 3)) @ weight.T, share, rtol=1e-3, atol=slack):
-                heads[layer] = weight[found.classes]  # C x K -> N x K
+                heads[layer] = weight[found.classes]  # N x K
     return heads
 
 
@@ -343,8 +367,8 @@ def localize(
     model: nn.Module,
     images: Tensor,
     classes: Tensor | Sequence[int] | None,
-    layers: Sequence[str],
-    methods: Sequence[str],
+    layers: Iterable[str],
+    methods: Iterable[str],
     *,
     alpha: float = 10.0,
     rule: str = "released",
@@ -352,7 +376,7 @@ def localize(
     """Maps of every method on every layer, from one forward pass and at most two backward passes.
 
     Arguments are those of :func:`gradients`; ``methods`` are names in ``METHODS`` or ``CONTROLS``. CAM is left out,
-    with a warning, on layers that do not feed a linear head through average pooling.
+    with a warning, on layers that do not feed a linear head, or a 1x1 convolution, through average pooling.
 
     >>> model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2, bias=False))
     >>> _ = model[3].weight.data.copy_(torch.tensor([[2.0], [-2.0]]))
@@ -364,14 +388,14 @@ def localize(
 
     UserError: as for :func:`gradients`, an unknown method, or CAM asked for where it exists on no given layer.
     """
-    if isinstance(methods, str) or not methods:
+    if isinstance(methods, str) or not (methods := list(methods)):
         raise UserError(f"methods: {methods!r} given, a list of at least one method name needed")
     for method in methods:
         if method not in _FORMULAS:
             raise UserError(f"method {method!r} is unknown; allowed: {', '.join(_FORMULAS)}")
     needs = {name for method in methods for name in _needs(method)}
     found = gradients(model, images, classes, layers, alpha=alpha, rule=rule, needs=needs)
-    if "cam" in methods and (missing := [layer for layer in layers if layer not in found.heads]):
+    if "cam" in methods and (missing := [layer for layer in found if layer not in found.heads]):
         reason = f"cam needs logits = fc(mean over h,w of the layer's output), which is not so on {', '.join(missing)}"
         if not found.heads:
             raise UserError(f"{reason}; grad_cam_signed stands in for it there")

@@ -26,18 +26,22 @@ def minmax(m: Tensor) -> Tensor:
     tensor([[0.0000, 0.5000],
             [1.0000, 0.2500]])
     """
-    m = _finite(m)
-    low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)  # ... x 1 x 1
+    m, low, high = _ranged(m)
     span = high - low
     return (m - low) / torch.where(span == 0, torch.ones_like(span), span)
 
 
-def _finite(m: Tensor) -> Tensor:
+def _ranged(m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps as finite floats, with the lowest and the highest value of each, (..., 1, 1)."""
     m = torch.as_tensor(m)
     m = m if m.is_floating_point() else m.float()
+    if m.ndim < 2 or 0 in m.shape[-2:]:
+        raise UserError(f"map: {tuple(m.shape)} given, ... x h x w of at least one pixel needed")
     if bad := int((~m.isfinite()).sum()):
         raise UserError(f"map: {bad} of {m.numel()} values are NaN or infinite, finite ones needed")
-    return m
+    low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)
+    fits = torch.where((high - low).isfinite(), 1.0, 0.5).to(m)  # half of each value, where the range would overflow
+    return m * fits, low * fits, high * fits
 
 
 def normalise(m: Tensor, how: str = "minmax", *, percentile: float = IVR) -> Tensor:
@@ -59,8 +63,7 @@ def normalise(m: Tensor, how: str = "minmax", *, percentile: float = IVR) -> Ten
         raise UserError(f"percentile: {percentile!r} given, a share in [0, 1) allowed")
     if how == "minmax":
         return minmax(m)
-    m = _finite(m)
-    low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)  # ... x 1 x 1
+    m, low, high = _ranged(m)
     flat = m.flatten(-2)  # ... x hw
     place = int((PAS if how == "pas" else percentile) * flat.shape[-1])
     at_place = flat.kthvalue(place + 1).values[..., None, None]  # ... x 1 x 1, faster than sorting
@@ -97,9 +100,7 @@ def close(m: Tensor, fraction: float) -> Tensor:
     UserError: ``fraction`` out of range, or values outside 0..1."""
     if not 0 <= fraction < 1:
         raise UserError(f"closing kernel: {fraction!r} given, a fraction of the side in [0, 1) allowed")
-    m = torch.as_tensor(m)
-    if m.numel() and (float(m.min()) < 0 or float(m.max()) > 1):
-        raise UserError(f"closing: values {float(m.min()):.3g}..{float(m.max()):.3g} given, a map in 0..1 needed")
+    m = _unit(m)
     side = 2 * round((fraction * max(m.shape[-2:]) - 1) / 2) + 1
     if side < 3:
         return m
@@ -125,11 +126,15 @@ def fuse(maps: Sequence[Tensor], how: str = "mean") -> Tensor:
 
 def to_uint8(m: Tensor) -> np.ndarray:
     """round(255 m) of maps in 0..1, uint8, for the thresholds 0..255 of the IoU curve."""
+    return (255 * _unit(m)).round_().to(torch.uint8).cpu().numpy()
+
+
+def _unit(m: Tensor) -> Tensor:
     m = torch.as_tensor(m)
     low, high = (float(v) for v in m.aminmax()) if m.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):  # a NaN fails both
         raise UserError(f"map: values {low:.3g}..{high:.3g} given, 0..1 needed")
-    return (255 * m).round_().to(torch.uint8).cpu().numpy()
+    return m
 
 
 def centred_gaussian(size: tuple[int, int]) -> Tensor:

@@ -1,8 +1,9 @@
 """Read a module's output or put another tensor in its place, with forward hooks that are always removed."""
 
 import difflib
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ def find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
     if isinstance(layers, str) or not layers:
         raise UserError(f"layers: {layers!r} given, a list of at least one module name needed")
     modules = {name: module for name, module in model.named_modules() if name}
+    modules |= {name.replace("_orig_mod.", ""): module for name, module in modules.items()}  # of compiled ones
     for name in layers:
         if name not in modules:
             close = difflib.get_close_matches(name, modules, n=3)
@@ -35,7 +37,9 @@ def frozen(model: nn.Module) -> Iterator[None]:
         for parameter, _ in wanted:
             parameter.requires_grad_(False)
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # float32 is float32 on a GPU too
-        with torch.inference_mode(False), torch.enable_grad(), exact:
+        # Compiled code would not see hooks that come later. Without it there is nothing to switch off, in 4 seconds.
+        eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        with torch.inference_mode(False), torch.enable_grad(), exact, eager:
             yield
     finally:
         for module, flag in training:

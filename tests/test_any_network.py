@@ -427,6 +427,94 @@ def test_the_patches_of_a_transformer_are_a_feature_map() -> None:
     assert found.S.shape == (2, 8, 2, 2) and found.G_c.abs().max() > 0
 
 
+# networks as people have them
+
+
+def small() -> nn.Sequential:
+    torch.manual_seed(0)
+    body = OrderedDict(conv1=nn.Conv2d(3, 4, 3), relu=nn.ReLU(inplace=True), conv2=nn.Conv2d(4, 5, 3))
+    return nn.Sequential(body | {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "fc": nn.Linear(5, 3)})
+
+
+class Holding(nn.Module):
+    """Gives what ``hold`` makes of its logits."""
+
+    def __init__(self, hold) -> None:
+        super().__init__()
+        self.net, self.hold = small(), hold
+
+    def forward(self, x: Tensor) -> object:
+        return self.hold(self.net(x))
+
+
+class Output(OrderedDict):
+    """As Hugging Face's ModelOutput: its entries are its attributes too."""
+
+    def __init__(self, **entries: Tensor) -> None:
+        super().__init__(entries)
+        self.__dict__.update(entries)
+
+
+class Named(NamedTuple):
+    logits: Tensor
+    aux_logits: None
+
+
+@pytest.mark.parametrize(
+    "hold", [lambda l: Output(loss=l.sum(), logits=l), lambda l: {"logits": l}, lambda l: Named(l, None)]
+)
+def test_logits_may_lie_in_a_larger_output(hold) -> None:
+    expected = localize(small(), SMALL, None, ["conv2", "conv1"], ["dgl"])
+    found = localize(Holding(hold), SMALL, None, ["net.conv2", "net.conv1"], ["dgl"])
+    assert torch.equal(found.logits, expected.logits) and torch.equal(found.classes, expected.classes)
+    for layer, m in expected.maps["dgl"].items():
+        assert torch.equal(found.maps["dgl"][f"net.{layer}"], m)
+
+
+@pytest.mark.parametrize("hold", [lambda l: {"scores": l}, lambda l: {"logits": None}, lambda l: [l], lambda l: None])
+def test_an_output_without_logits_is_refused(hold) -> None:
+    with pytest.raises(UserError, match=r"^the model gives (NoneType|list), logits N x classes are needed"):
+        localize(Holding(hold), SMALL, None, ["net.conv2"], ["dgl"])
+
+
+@pytest.mark.parametrize("part", ["whole", "in place", "inner"])
+def test_a_compiled_network_has_its_own_names(part: str) -> None:
+    """Also once its code is made: it would not see hooks that come later."""
+    expected, model = localize(small(), SMALL, None, ["conv2", "conv1"], ["dgl"]), small()
+    if part == "whole":
+        model = torch.compile(model, backend="eager")
+    elif part == "in place":
+        model.compile(backend="eager")
+    else:
+        model.conv2 = torch.compile(model.conv2, backend="eager")
+    model(SMALL)
+    found = localize(model, SMALL, None, ["conv2", "conv1"], ["dgl"])
+    for layer, m in expected.maps["dgl"].items():
+        assert torch.equal(found.maps["dgl"][layer], m)
+    if part == "whole":  # the long name is right as well
+        assert list(dual_gradients(model, SMALL, None, ["_orig_mod.conv1"])) == ["_orig_mod.conv1"]
+        with pytest.raises(UserError, match="'conv3' is not in OptimizedModule; near it: conv"):
+            dual_gradients(model, SMALL, None, ["conv3"])
+
+
+@pytest.mark.parametrize("images", [torch.float32, torch.bfloat16])
+def test_images_become_of_the_weights_type_and_maps_of_half_precision_are_float32(images: torch.dtype) -> None:
+    m = dual_gradients(small().bfloat16(), SMALL.to(images), None, ["conv2"])["conv2"]
+    assert m.dtype == torch.float32 and m.isfinite().all()
+    assert dual_gradients(small().double(), SMALL, None, ["conv2"])["conv2"].dtype == torch.float64
+    broken = small()
+    broken.conv2 = nn.Conv2d(9, 5, 3)  # another error is the network's own
+    with pytest.raises(RuntimeError, match="expected"):
+        dual_gradients(broken, SMALL, None, ["conv1"])
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of its quantisation that moves elsewhere
+def test_a_quantised_head_is_told_by_its_name() -> None:
+    model = torch.ao.quantization.quantize_dynamic(small().eval(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(UserError, match=r"^'fc' is quantised and lets no gradient through: its float form is needed$"):
+        dual_gradients(model, SMALL, None, ["conv2"])
+
+
 # timm
 
 

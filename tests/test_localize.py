@@ -472,6 +472,26 @@ def test_the_head_is_found_by_value_not_by_shape_or_name() -> None:
     assert torch.equal(found.heads["body"], model.answer.weight[CLASSES])
 
 
+@pytest.mark.parametrize("order", ["pool first", "convolution first"])
+def test_a_head_may_be_a_convolution(order: str) -> None:
+    """BiT and timm's resnetv2 pool first; a fully convolutional network pools last. A ReLU in between ends it."""
+    body, head = deep()[:4], nn.Conv2d(6, 3, 1).double()
+    for inner in ([], [nn.ReLU()]):
+        ends = (
+            [nn.AdaptiveAvgPool2d(1), *inner, head]
+            if order == "pool first"
+            else [head, *inner, nn.AdaptiveAvgPool2d(1)]
+        )
+        out = gradients(nn.Sequential(body, *ends, nn.Flatten()), IMAGES, CLASSES, ["0"], needs=["w_c", "G_c"])
+        if inner and order == "convolution first":
+            assert not out.heads
+        else:  # after the body's own ReLU, one after the pooling changes nothing
+            assert torch.equal(out.heads["0"], head.weight[CLASSES, :, 0, 0])
+            torch.testing.assert_close(out.heads["0"], out["0"].G_c.sum((2, 3)))  # w_c = hw G_c, everywhere
+    wide = nn.Conv2d(6, 3, 3, padding=1).double()  # of the same channels, and no linear function of the mean
+    assert not gradients(nn.Sequential(body, wide, nn.AdaptiveAvgPool2d(1), nn.Flatten()), IMAGES, None, ["0"]).heads
+
+
 # --------------------------------------------------------------------------------------------- one pass for all
 
 
@@ -537,6 +557,7 @@ def test_what_comes_back() -> None:
         ({"rule": "relased"}, "rule: 'relased' given, one of released, autograd allowed"),
         ({"alpha": 0.0}, "alpha: 0.0 given"),
         ({"alpha": float("nan")}, "alpha: nan given"),
+        ({"alpha": 1e39}, r"alpha: 1e\+39 given, a number in \(0, 1e6\] allowed"),
         ({"alpha": float("inf")}, "alpha: inf given"),
         ({"classes": [0, 1]}, r"classes: \(2,\) torch.int64 given for 3 images"),
         ({"classes": 1}, r"classes: \(\) torch.int64 given for 3 images"),
@@ -544,6 +565,11 @@ def test_what_comes_back() -> None:
         ({"classes": [[0], [1], [2]]}, r"classes: \(3, 1\)"),
         ({"classes": [0, 1, 3]}, r"classes: 0\.\.3 given, 0\.\.2 allowed"),
         ({"classes": [0, -1, 1]}, r"classes: -1\.\.1 given"),
+        ({"classes": [False, True, True]}, "torch.bool given for 3 images, one whole number"),
+        ({"classes": torch.zeros(3, dtype=torch.complex64)}, "torch.complex64 given for 3 images, one whole number"),
+        ({"images": IMAGES[:0]}, r"images: \(0, 3, 7, 6\)"),
+        ({"images": IMAGES.index_fill(0, torch.tensor(1), float("nan"))}, "images: NaN or infinite values found"),
+        ({"images": IMAGES.index_fill(0, torch.tensor(2), float("inf"))}, "images: NaN or infinite values found"),
         ({"images": IMAGES[0]}, r"images: \(3, 7, 6\)"),
         ({"images": torch.zeros(3, 3, 7, 6, dtype=torch.uint8)}, r"torch.uint8 given, float N x 3 x H x W"),
         ({"layers": ["conv3"]}, r"layer 'conv3' is not in Sequential; near it: conv\d, conv\d"),
@@ -560,6 +586,38 @@ def test_what_is_refused(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message) as told:
         localize(deep(), **arguments)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308])
+def test_weights_that_give_no_number_are_refused(value: float) -> None:
+    """1e308 is a number; what it makes of the images is none."""
+    model = deep()
+    nn.init.constant_(model.conv2.weight, value)
+    with pytest.raises(UserError, match=r"^logits: NaN or infinite values found, finite ones needed"):
+        localize(model, IMAGES, CLASSES, ["conv1"], ["cam", "dgl"])
+
+
+def test_a_gradient_beyond_the_largest_number_is_refused() -> None:
+    model = deep()
+    for part in (model.conv2, model.fc):
+        nn.init.constant_(part.weight, 1e200)
+    for part in (model.conv1.weight, model.conv1.bias):
+        nn.init.zeros_(part)
+    nn.init.constant_(model.conv2.bias, -1.0)  # the second ReLU is off, and the gradient a true zero
+    assert not gradients(model, IMAGES, CLASSES, ["relu1"])["relu1"].G_c.any()
+    nn.init.constant_(model.conv2.bias, 1e-300)  # now it is on, and 1e200 times 1e200 comes back
+    with pytest.raises(UserError, match=r"^gradient on layer 'relu1': NaN or infinite"):
+        gradients(model, IMAGES, CLASSES, ["relu1"])
+
+
+def test_lists_may_be_any_that_can_be_run_through() -> None:
+    expected = localize(deep(), IMAGES, CLASSES, LAYERS, ["dgl", "features"])
+    found = localize(deep(), IMAGES, CLASSES, iter(LAYERS), (name for name in ("dgl", "features")))
+    assert {m: list(of) for m, of in found.maps.items()} == {"dgl": LAYERS, "features": LAYERS}
+    assert all(torch.equal(expected.maps[m][layer], found.maps[m][layer]) for m in found.maps for layer in LAYERS)
+    assert list(gradients(deep(), IMAGES, CLASSES, iter(["conv1"]))) == ["conv1"]
+    with pytest.raises(UserError, match="at least one method"):
+        localize(deep(), IMAGES, CLASSES, LAYERS, iter([]))
 
 
 def test_a_layer_the_logits_do_not_depend_on_is_refused() -> None:

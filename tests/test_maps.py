@@ -57,6 +57,27 @@ def test_minmax_by_hand_and_map_by_map() -> None:
     assert minmax(torch.tensor([[1, 3], [2, 2]])).tolist() == [[0, 1], [0.5, 0.5]]  # whole numbers too
 
 
+@pytest.mark.parametrize(
+    ("dtype", "extreme"), [(torch.float16, 60000.0), (torch.float32, 3e38), (torch.float64, 1.7e308)]
+)
+def test_a_range_beyond_the_largest_number_does_not_overflow(dtype: torch.dtype, extreme: float) -> None:
+    """high - low is infinite there. A map beside it that fits is untouched, to the bit."""
+    wide = torch.tensor([[-extreme, 0.0, extreme]], dtype=dtype)
+    small = torch.tensor([[0.0, 0.1, 0.3]], dtype=dtype)
+    assert minmax(wide).tolist() == [[0, 0.5, 1]] == normalise(wide, "ivr", percentile=0).tolist()
+    assert normalise(wide, "pas").tolist() == [[0, 0.5, 1]] and normalise(wide, "max").tolist() == [[0, 0, 1]]
+    assert torch.equal(minmax(torch.stack([wide, small]))[1], minmax(small))
+    assert torch.equal(minmax(small), (small - small.min()) / (small.max() - small.min()))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0, 3), (0, 0)])
+def test_a_map_has_a_pixel(shape: tuple[int, ...]) -> None:
+    for how in NORMALISATIONS:
+        with pytest.raises(UserError, match="at least one pixel needed"):
+            normalise(torch.zeros(shape), how)
+    assert minmax(torch.zeros(0, 2, 2)).shape == (0, 2, 2)  # of no map, no map
+
+
 @given(st.floats(0.01, 100), st.floats(-10, 10))
 def test_minmax_forgets_scale_and_shift(scale: float, shift: float) -> None:
     m = torch.arange(12, dtype=torch.float64).reshape(3, 4) ** 2
@@ -240,7 +261,7 @@ def test_a_kernel_out_of_range_is_refused(fraction: float) -> None:
         close(torch.zeros(4, 4), fraction)
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.5])
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
 def test_closing_wants_a_map_in_0_to_1(value: float) -> None:
     with pytest.raises(UserError, match=r"0\.\.1 needed"):
         close(torch.full((4, 4), value), 0.5)
