@@ -5,6 +5,7 @@ A run lives in one folder. If it is killed, the next call goes on from its last 
 
 import csv
 import io
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,12 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dgl_lib import several
 from dgl_lib.data.images import squash
-from dgl_lib.data.records import Dataset
+from dgl_lib.data.records import Dataset, Subset
 from dgl_lib.errors import UserError
 from dgl_lib.files import write_bytes, write_text
 from dgl_lib.models import Classifier, load_checkpoint, preprocess, save_checkpoint
@@ -85,6 +88,18 @@ def random_crop(dataset: Dataset, epoch: int, index: int, recipe: Recipe) -> np.
     return image[:, ::-1] if random.integers(2) else image
 
 
+@dataclass(frozen=True)
+class Crops:
+    """The crops of one epoch with their labels, for a loader whose workers decode ahead. They draw nothing."""
+
+    train: Dataset
+    epoch: int
+    recipe: Recipe
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return random_crop(self.train, self.epoch, index, self.recipe), int(self.train.labels[index])
+
+
 def parameter_groups(
     model: Classifier, learning_rate: float, trunk_learning_rate: float, weight_decay: float
 ) -> list[dict]:
@@ -102,6 +117,7 @@ class Run:
     """A training run under way: what is trained, and how far it is."""
 
     model: Classifier
+    forward: nn.Module  # the model, or what shares its gradients among processes
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     folder: Path
@@ -140,8 +156,9 @@ def fit(
     if train.classes != val.classes or len(train.classes) != model.num_classes:
         given = f"{len(train.classes)} to train, {len(val.classes)} to validate, {model.num_classes} in the head"
         raise UserError(f"classes: {given}")
-    if not len(train) or not len(val):
-        raise UserError(f"{len(train)} images to train, {len(val)} to validate: at least one of each needed")
+    if min(len(train), len(val), recipe.batch_size) < several.WORLD:
+        given = f"{len(train)} images to train, {len(val)} to validate, {recipe.batch_size} a step"
+        raise UserError(f"{given}: at least {several.WORLD} of each needed, one a process")
     folder = Path(folder)
     finished = folder / "classifier.safetensors"
     if finished.exists():
@@ -156,8 +173,8 @@ def fit(
     optimizer = torch.optim.AdamW(groups, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [group["lr"] for group in groups], total_steps=steps)
     bar = tqdm(total=steps, desc="training", unit="step", disable=not progress)
-    torch.manual_seed(recipe.seed)
-    run = Run(model, optimizer, schedule, folder, bar)
+    torch.manual_seed(recipe.seed + several.RANK)  # for dropout
+    run = Run(model, several.together(model), optimizer, schedule, folder, bar)
     resume(run)
     for epoch in range(len(run.history), recipe.epochs):
         row = train_one_epoch(run, train, recipe, epoch, save_every)
@@ -174,6 +191,9 @@ def fit(
     model.load_state_dict(run.best["weights"])
     model.cpu().eval()
     model.classes = train.classes
+    several.wait()
+    if several.RANK:
+        return run.history
     write_text(folder / "history.csv", pd.DataFrame(run.history, columns=COLUMNS).to_csv(index=False))  # all digits
     kept = {"epoch": run.best["epoch"], "val_accuracy": run.best["score"][0]}
     save_checkpoint(model, finished, **kept, **(facts or {}))
@@ -184,26 +204,30 @@ def fit(
 
 def train_one_epoch(run: Run, train: Dataset, recipe: Recipe, epoch: int, save_every: int) -> dict[str, float]:
     """Train on the rest of ``epoch`` (from 0). Returns its last learning rate, its mean loss and its accuracy."""
-    model = run.model.train()
+    model, forward = run.model.train(), run.forward.train()
     device = next(model.parameters()).device
     steps = batches(len(train), recipe.batch_size, recipe.seed, epoch)
-    for chosen in steps[run.step - epoch * len(steps) :]:  # of a resumed epoch, what is left
-        images = [random_crop(train, epoch, int(i), recipe) for i in chosen]
-        target = torch.from_numpy(train.labels[chosen]).to(device)  # N
+    left = steps[run.step - epoch * len(steps) :]  # of a resumed epoch
+    own: Any = {"batch_sampler": [several.share(chosen) for chosen in left], "collate_fn": list}
+    own["generator"] = torch.Generator()  # the loader draws a seed for its workers, which dropout must not notice
+    own["num_workers"] = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    for chosen, crops in zip(left, DataLoader(Crops(train, epoch, recipe), **own), strict=True):  # type: ignore[arg-type]
+        images, labels = zip(*crops, strict=True)
+        target = torch.tensor(labels, device=device)  # N
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
-            logits = model(preprocess(model, images, recipe.crop))  # N x 3 x crop x crop -> N x C
+            logits = forward(preprocess(model, images, recipe.crop))  # N x 3 x crop x crop -> N x C
         loss = nn.functional.cross_entropy(logits.float(), target)
         if not loss.isfinite():
             raise RuntimeError(f"training: the loss is {loss.item()} at step {run.step}; lower the learning rates")
         run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * (len(target) * several.WORLD / len(chosen))).backward()  # processes' gradients are averaged
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         rate = float(run.schedule.get_last_lr()[-1])
         run.optimizer.step()
         run.schedule.step()
 
         run.step += 1
-        more = loss.item() * len(target), int((logits.argmax(1) == target).sum()), len(target)
+        more = several.total([loss.item() * len(target), int((logits.argmax(1) == target).sum()), len(target)])
         run.sums = [total + one for total, one in zip(run.sums, more, strict=True)]
         run.bar.update(run.step - run.bar.n)
         if save_every and run.step % save_every == 0 and run.step % len(steps):  # an epoch's end is saved by fit
@@ -229,12 +253,15 @@ def predict(model: nn.Module, dataset: Dataset, size: int, batch_size: int = 32)
 
 def evaluate(model: nn.Module, dataset: Dataset, size: int, batch_size: int = 32) -> tuple[float, float]:
     """Mean cross-entropy (nats) and top-1 accuracy (0..1) on ``dataset``."""
-    logits, labels = predict(model, dataset, size, batch_size), torch.from_numpy(dataset.labels)  # N x C, N
+    mine, labels = Subset(dataset, several.share(range(len(dataset)))), torch.from_numpy(dataset.labels)  # .., N
+    logits = several.gathered(predict(model, mine, size, batch_size), len(dataset))  # N x C
     return float(nn.functional.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).double().mean())
 
 
 def save(run: Run) -> None:
-    """Write all that the rest of the run depends on to ``unfinished.pt``."""
+    """Write all that the rest of the run depends on to ``unfinished.pt``. Of several processes the first one does."""
+    if several.RANK:
+        return
     state = {name: getattr(run, name).state_dict() for name in ("model", "optimizer", "schedule")}
     state |= {name: getattr(run, name) for name in SAVED}
     state |= {"seconds": time.perf_counter() - run.began, "random": torch.get_rng_state()}
@@ -256,6 +283,8 @@ def resume(run: Run) -> None:
     for name in SAVED:
         setattr(run, name, saved[name])
     run.began -= saved["seconds"]
+    if several.RANK:  # the draws are the first process's
+        return
     torch.set_rng_state(saved["random"].cpu())
     if "device_random" in saved:
         torch.get_device_module(device).set_rng_state(saved["device_random"].cpu())

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from dgl_lib import several
 from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
 from dgl_lib.fast import faster
@@ -153,6 +154,10 @@ def in_parts(
 ) -> dict[str, np.ndarray]:
     """``make`` for all images, ``PART`` at a time, joined along axis 0. What ``folder`` holds is not made again."""
     pieces = []
+    if folder is not None and several.WORLD > 1:  # each process makes its share, and then all read all
+        for start in several.share(range(0, count, PART)):
+            kept(folder / f"part-{start // PART:05d}.npz", partial(make, range(start, min(start + PART, count))))
+        several.wait()
     for start in tqdm(range(0, count, PART), desc=what, unit="part", disable=not progress):
         part = partial(make, range(start, min(start + PART, count)))
         pieces.append(part() if folder is None else kept(folder / f"part-{start // PART:05d}.npz", part))

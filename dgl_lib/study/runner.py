@@ -4,9 +4,11 @@ import os
 import shutil
 import time
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from dgl_lib import several
 from dgl_lib.data import SPLITS, need_readable
 from dgl_lib.data.listed import Listed
 from dgl_lib.errors import UserError
@@ -44,6 +46,7 @@ def run(
     ``results/.photos/NAME`` where photographs are shown. Git ignores the latter two. UserError: see ``check_inputs``;
     or a notebook failed, or another study is writing to the same folder."""
     absolute_environment()
+    several.wait()  # this starts them, if there are several
     sources = [path for path in paths.notebooks() if path.name.startswith(tuple(notebooks))]
     if not sources:
         raise UserError(f"notebooks: {', '.join(notebooks)} given, {', '.join(ALL)} allowed")
@@ -59,11 +62,11 @@ def run(
         profile = profile.model_copy(update={"checkpoint": paths.below_root(checkpoint)})
         if until == "train":
             return checkpoint
-    with exclusive(target):
+    with nullcontext() if several.RANK else exclusive(target):
         began = time.monotonic()
         localize(profile, {source.name[:2] for source in sources}, progress=progress)
         seconds["maps"] = round(time.monotonic() - began, 1)
-        if until == "evaluate":
+        if until == "evaluate" or several.RANK:  # of several processes the first one goes on
             return target
         stage = _emptied(target.with_name(f".{target.name.lstrip('.')}.stage"))
         facts = _facts(profile, command)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from filelock import FileLock
 
 from dgl_lib import data as datasets
+from dgl_lib import several
 from dgl_lib.data import Dataset, Shuffled, Subset
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
@@ -71,7 +73,9 @@ def train_classifier(profile: Profile, *, progress: bool = False) -> Path:
     starting weights, kind of device, format version. ``history.csv`` stands beside the checkpoint."""
     checkpoint, train, val, facts = _training(profile)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(checkpoint.with_name(".lock")):  # whoever comes second waits, and finds it trained
+    # Whoever comes second waits, and finds it trained. Of several processes the first one holds the lock for all.
+    with nullcontext() if several.RANK else FileLock(checkpoint.with_name(".lock")):
+        several.wait()
         if not checkpoint.is_file():
             with torch.random.fork_rng():
                 torch.manual_seed(profile.seed)
@@ -79,6 +83,7 @@ def train_classifier(profile: Profile, *, progress: bool = False) -> Path:
                 how |= {"weights": paths.weights_source(profile.weights)}
                 model = NETWORKS[profile.network](len(train.classes), **how)
             fit(model, train, val, checkpoint.parent, profile, facts=facts, progress=progress)
+        several.wait()
     return checkpoint
 
 

@@ -1,0 +1,76 @@
+"""Two processes on the CPU give what one gives; the shares of more of them fit together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from dgl_lib import several
+from dgl_lib.study import paths
+
+SCRIPT = Path(__file__).with_name("several_run.py")
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def run(folder: Path, *before: str, killed: bool = False) -> subprocess.CompletedProcess[str]:
+    given = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{paths.project_root()}{os.pathsep}{SCRIPT.parent}"}
+    command = [sys.executable, *before, str(SCRIPT), str(folder), *["killed"] * killed]
+    return subprocess.run(command, env=os.environ | given, capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_train_and_score_as_one_does(tmp_path: Path) -> None:
+    pytest.importorskip("lightning_fabric")
+    for name, before in (("one", []), ("two", TORCHRUN)):
+        done = run(tmp_path / name, *before)
+        assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / name / "run/classifier.safetensors") for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5, msg=name)
+    history = [pd.read_csv(tmp_path / name / "run/history.csv").drop(columns="seconds") for name in ("one", "two")]
+    np.testing.assert_allclose(*history, rtol=1e-4, atol=1e-5)
+    assert (tmp_path / "one/scores.csv").read_bytes() == (tmp_path / "two/scores.csv").read_bytes()
+
+
+def test_a_killed_process_ends_the_run_with_its_message(tmp_path: Path) -> None:
+    pytest.importorskip("lightning_fabric")
+    done = run(tmp_path, *TORCHRUN, killed=True)
+    assert done.returncode != 0
+    assert "this process is made to fail" in done.stderr
+    assert not (tmp_path / "run/classifier.safetensors").exists()
+
+
+@given(count=st.integers(0, 40), world=st.integers(1, 9))
+def test_shares_fit_together(count: int, world: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(several, "WORLD", world)
+        shares = []
+        for rank in range(world):
+            patch.setattr(several, "RANK", rank)
+            shares.append(several.share(range(count)))
+    assert sorted(i for share in shares for i in share) == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_rows_come_back_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven rows of three processes, of which the last two have one row less than the first."""
+    rows = torch.arange(14.0).reshape(7, 2)
+
+    class Three:
+        def all_gather(self, mine: torch.Tensor) -> torch.Tensor:
+            padded = [torch.cat([rows[k::3], torch.zeros(3 - len(rows[k::3]), 2)]) for k in range(3)]
+            assert torch.equal(mine, padded[1])
+            return torch.stack(padded)
+
+    monkeypatch.setattr(several, "WORLD", 3)
+    monkeypatch.setattr(several, "fabric", Three)
+    assert torch.equal(several.gathered(rows[1::3], 7), rows)
