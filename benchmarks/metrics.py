@@ -1,6 +1,6 @@
 """How fast the scores are, against the loops they replace; both give the same values, or this stops.
 
-python benchmarks/metrics.py        -> results/benchmarks/metrics.csv and metrics.md
+python benchmarks/metrics.py        -> results/bench/metrics.csv
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import pandas as pd
 import torch
 
 from dgl_lib import metrics
-from dgl_lib.files import write_text
+from dgl_lib.files import write_table
 from dgl_lib.maps import to_uint8
 from dgl_lib.metrics import boxes
-from dgl_lib.study.manifest import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Calls of a replacement that are timed together: one alone may fall between two time slices of a busy machine.
@@ -148,41 +147,15 @@ def measure(images: int, repeats: int) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def page(table: pd.DataFrame, images: int, repeats: int) -> str:
-    """The table in words and as GitHub Markdown, with the hardware."""
-    least = table.dropna(subset="needed").groupby("score", sort=False)["by_processor_time"].min()
-    title = " and ".join(f"{name} {ratio:.3g} times" for name, ratio in least.items())
-    lines = [f"# Less processor time than the loops they replace: {title}, in the slowest case", ""]
-    lines += ["| score | case | loop, ms an image | at once, ms | times as fast | by processor time | asked for |"]
-    lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
-    for _, row in table.iterrows():
-        asked = "" if np.isnan(row["needed"]) else f"{row['needed']:g}"
-        figures = " | ".join(f"{row[name]:.3g}" for name in ("loop_ms", "at_once_ms", "times_as_fast"))
-        lines += [f"| {row['score']} | {row['case']} | {figures} | {row['by_processor_time']:.3g} | {asked} |"]
-    machine = ", ".join(f"{name} {value}" for name, value in hardware().items())
-    packages = ", ".join(
-        f"{name} {versions().get(name, '?')}" for name in ("python", "numpy", "opencv-python-headless", "torch")
-    )
-    lines += [
-        "",
-        f"Medians over {images} drawn maps, {repeats} times each, loop and replacement in turn; both give the",
-    ]
-    lines += ["same values to 1e-12. Processor time adds up all threads. Other work may have run on the machine: the"]
-    lines += [f"ratios count, not the times. Hardware: {machine}. Versions: {packages}.", ""]
-    lines += ["Made by `python benchmarks/metrics.py`; full precision in [`metrics.csv`](metrics.csv).", ""]
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=5, help="drawn maps of each kind")
     parser.add_argument("--repeats", type=int, default=3, help="times each is measured")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench")
     arguments = parser.parse_args()
     table = measure(arguments.images, arguments.repeats)
-    write_text(arguments.out / "metrics.csv", table.to_csv(index=False))
-    write_text(arguments.out / "metrics.md", page(table, arguments.images, arguments.repeats))
+    write_table(arguments.out / "metrics.csv", table)
 
 
 if __name__ == "__main__":
