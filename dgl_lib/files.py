@@ -33,8 +33,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """As ``write_bytes``, for text: UTF-8, line ends as given."""
-    write_bytes(path, text.encode())
+    """As ``write_bytes``, for text: UTF-8, line ends as given. A byte of a file's name that is none is \\udc80..ff."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_table(path: Path, table: pd.DataFrame, *, digits: int = 6, index: bool = False) -> pd.DataFrame:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dgl_lib.errors import UserError
+from dgl_lib.given import need_finite, need_one_of
 from dgl_lib.taps import frozen, tap
 
 
@@ -91,8 +92,7 @@ def gradients(
     """S, G_c and G_J of every layer, from one forward pass and one backward pass for each gradient in ``needs``.
 
     Args:
-        model: any image classifier; its output may hold more than ``logits``. It runs in eval mode, and every flag is
-            as before afterwards.
+        model: any image classifier. It runs in eval mode, and every flag is as before afterwards.
         images: (N, 3, H, W) float, N at least 1, normalised as the network was trained, of its weights' type.
         classes: (N,) whole numbers, or None for the classes predicted in this pass.
         layers: dotted module names, in any order.
@@ -102,13 +102,12 @@ def gradients(
 
     Returns ``{layer: (S, G_c, G_J)}``, detached, on the images' device. S is the module's true output.
     UserError: an argument out of range, a NaN or infinity, or a layer without a map or a way to the logits."""
-    if rule not in RULES:
-        raise UserError(f"rule: {rule!r} given, one of {', '.join(RULES)} allowed")
+    need_one_of(RULES, rule, "rule")
     if not 0 < alpha <= 1e6:
         raise UserError(f"alpha: {alpha!r} given, a number in (0, 1e6] allowed")
     if images.ndim != 4 or not images.is_floating_point() or not images.numel():
         raise UserError(f"images: {tuple(images.shape)} {images.dtype} given, float N x 3 x H x W needed")
-    _need_finite(images, "images")
+    need_finite(images, "images")
     layers = layers if isinstance(layers, str) else list(layers)
     with frozen(model):
         with tap(model, layers) as outputs:
@@ -129,11 +128,6 @@ def _exact(X: Any) -> Any:
     return X.float() if isinstance(X, Tensor) and X.dtype in (torch.bfloat16, torch.float16) else X
 
 
-def _need_finite(X: Tensor, what: str) -> None:
-    if not X.isfinite().all():
-        raise UserError(f"{what}: NaN or infinite values found, finite ones needed")
-
-
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
     """The model's logits (N, C), which may lie in an output or a dictionary that holds more, as Hugging Face's do.
 
@@ -144,7 +138,7 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"the model gives {got}, logits N x classes are needed")
-    _need_finite(logits, "logits")
+    need_finite(logits, "logits")
     return logits
 
 
@@ -173,15 +167,14 @@ def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.
             if quantised:
                 raise UserError(f"{quantised[0]!r} is quantised and lets no gradient through: its float form is needed")
             raise UserError(f"the logits do not depend on layer {layer!r}: nothing can be localized on it")
-        _need_finite(G, f"gradient on layer {layer!r}")
+        need_finite(G, f"gradient on layer {layer!r}")
     return found  # type: ignore[return-value]
 
 
 def _cam_heads(model: nn.Module, found: Gradients) -> dict[str, Tensor]:
-    """CAM's weights by layer. CAM exists on a layer if fc(mean over h,w of S) gives these very logits, where fc is
-    linear or, before the pooling or after it, a 1x1 convolution."""
+    """CAM's weights by layer. CAM exists on a layer if fc(mean over h,w of S) gives these very logits."""
     heads: dict[str, Tensor] = {}
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]  # a 1 x 1 one
     for layer, (S, _, _) in found.items():
         for fc in linear:
             if (*fc.weight.shape, 1, 1)[:4] != (found.logits.shape[1], S.shape[1], 1, 1):
@@ -391,8 +384,7 @@ def localize(
     if isinstance(methods, str) or not (methods := list(methods)):
         raise UserError(f"methods: {methods!r} given, a list of at least one method name needed")
     for method in methods:
-        if method not in _FORMULAS:
-            raise UserError(f"method {method!r} is unknown; allowed: {', '.join(_FORMULAS)}")
+        need_one_of(_FORMULAS, method, "method")
     needs = {name for method in methods for name in _needs(method)}
     found = gradients(model, images, classes, layers, alpha=alpha, rule=rule, needs=needs)
     if "cam" in methods and (missing := [layer for layer in found if layer not in found.heads]):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dgl_lib.errors import UserError
+from dgl_lib.given import need_finite, need_one_of
 
 PAS, IVR = 0.9, 0.45  # the percentiles of "pas" and "ivr", as released
 NORMALISATIONS = ("minmax", "max", "pas", "ivr")
@@ -37,8 +38,7 @@ def _ranged(m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     m = m if m.is_floating_point() else m.float()
     if m.ndim < 2 or 0 in m.shape[-2:]:
         raise UserError(f"map: {tuple(m.shape)} given, ... x h x w of at least one pixel needed")
-    if bad := int((~m.isfinite()).sum()):
-        raise UserError(f"map: {bad} of {m.numel()} values are NaN or infinite, finite ones needed")
+    need_finite(m, "map")
     low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)
     fits = torch.where((high - low).isfinite(), 1.0, 0.5).to(m)  # half of each value, where the range would overflow
     return m * fits, low * fits, high * fits
@@ -57,8 +57,7 @@ def normalise(m: Tensor, how: str = "minmax", *, percentile: float = IVR) -> Ten
     ``percentile`` is p of "ivr", in [0, 1). Where the denominator is not positive, the limit from above is taken: "pas"
     gives 1 wherever m > min m, "max" and "ivr" give 0. Definitions and defaults are those of Kim et al.'s code
     (github.com/GenDisc/IVR). UserError: a value that is not finite, or an argument out of range."""
-    if how not in NORMALISATIONS:
-        raise UserError(f"normalisation: {how!r} given, {', '.join(NORMALISATIONS)} allowed")
+    need_one_of(NORMALISATIONS, how, "normalisation")
     if not 0 <= percentile < 1:
         raise UserError(f"percentile: {percentile!r} given, a share in [0, 1) allowed")
     if how == "minmax":
@@ -118,8 +117,7 @@ def fuse(maps: Sequence[Tensor], how: str = "mean") -> Tensor:
     """
     if not len(maps):
         raise UserError("fuse: no map given, at least one needed")
-    if how not in ("mean", "max"):
-        raise UserError(f"fuse: {how!r} given, mean or max allowed")
+    need_one_of(("mean", "max"), how, "fuse")
     stack = torch.stack([minmax(m) for m in maps])  # maps x ... x h x w
     return minmax(stack.mean(0) if how == "mean" else stack.amax(0))  # ... x h x w
 

@@ -34,14 +34,14 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    resize: int = Field(160, ge=32, description="images are squashed to this side, pixels")
+    resize: int = Field(160, ge=32, le=4096, description="images are squashed to this side, pixels")
     crop: int = Field(144, ge=32, validate_default=True, description="side of the random crops, pixels")
-    epochs: int = Field(6, ge=1, description="passes over the training images")
-    batch_size: int = Field(10, ge=1, description="images a step")
-    learning_rate: float = Field(0.002, gt=0, description="peak rate of the new layers")
-    trunk_learning_rate: float = Field(0.002, ge=0, description="peak rate of the trunk")
-    weight_decay: float = Field(0.001, ge=0, description="AdamW's, on weights only")
-    seed: int = Field(0, ge=0, description="of the starting weights, the order, the crops and dropout")
+    epochs: int = Field(6, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(10, ge=1, le=100_000, description="images a step")
+    learning_rate: float = Field(0.002, gt=0, le=10, description="peak rate of the new layers")
+    trunk_learning_rate: float = Field(0.002, ge=0, le=10, description="peak rate of the trunk")
+    weight_decay: float = Field(0.001, ge=0, le=10, description="AdamW's, on weights only")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the starting weights, the order, the crops and dropout")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where the network runs")
 
     @field_validator("crop")

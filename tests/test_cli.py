@@ -125,15 +125,15 @@ def test_what_goes_wrong_is_one_line(
 
 
 def test_layers_of_the_committed_checkpoint() -> None:
-    status, out, _ = dgl("layers", "--size", "64", "--json", "--device", "cpu")
+    status, out, _ = dgl("layers", "--checkpoint", "creatures", "--size", "64", "--json", "--device", "cpu")
     document = json.loads(out)
     assert status == 0 and document["network"] == "creatures-0" and document["size"] == 64
     rows = {row["name"]: row for row in document["layers"]}
-    assert list(rows) == [layer.name for layer in networks.open_network().model.layers]
+    assert list(rows) == [layer.name for layer in networks.open_network("creatures").model.layers]
     assert rows["Mixed_6e"] == {**rows["Mixed_6d"], "name": "Mixed_6e"}
     assert [*rows["Mixed_6e"].values()] == ["Mixed_6e", 96, 8, 8, 8.0, False]
     assert [name for name, row in rows.items() if row["cam"]] == ["add1"]
-    assert "Mixed_6e" in dgl("layers", "--size", "64")[1]
+    assert "Mixed_6e" in dgl("layers", "--checkpoint", "creatures", "--size", "64")[1]
 
 
 def test_data_check(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_evaluate_writes_the_notebooks_table(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["bogus"], "unknown data set"),
-        (["creatures", "--methods", "magic"], "'magic' is unknown"),
+        (["creatures", "--methods", "magic"], "'magic' given, one of"),
         (["creatures", "--layers", "Mixed_9z"], "'Mixed_9z' is not in"),
         (["creatures", "--size", "8"], "at least 32"),
         (["creatures", "--device", "abacus", "--layers", "add1"], "device: 'abacus'"),
@@ -344,7 +344,7 @@ class NoMasks(Creatures):
 def test_boxes_where_there_are_no_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(data.DATASETS, "creatures", lambda split, root: NoMasks(split, 16))
     how = {"layers": ("add1",), "methods": ("dgl",), "size": 32, "limit": 1, "device": "cpu"}
-    tables = assess.evaluate(networks.open_network(), "creatures", tmp_path, **how)
+    tables = assess.evaluate(networks.open_network("creatures"), "creatures", tmp_path, **how)
     assert set(tables) == {"accuracy", "boxes"} and (tmp_path / "boxes.csv").is_file()
     assert list(dict.fromkeys(tables["boxes"]["method"])) == ["dgl", "whole_image", "centred_gaussian"]
     assert set(tables["boxes"]["score"]) == {"MaxBoxAcc", "GT-known", "Top-1", "Top-5", "MaxBoxAccV2"}

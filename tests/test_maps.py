@@ -142,7 +142,7 @@ def test_normalisations_where_the_denominator_vanishes() -> None:
 
 
 def test_what_normalisation_refuses() -> None:
-    with pytest.raises(UserError, match="'sum' given, minmax, max, pas, ivr allowed"):
+    with pytest.raises(UserError, match="'sum' given, one of minmax, max, pas, ivr allowed"):
         normalise(torch.zeros(2, 2), "sum")
     for percentile in (-0.1, 1, float("nan")):
         with pytest.raises(UserError, match="percentile"):
@@ -274,7 +274,7 @@ def test_fusions_by_hand() -> None:
     a, b = torch.tensor([[0.0, 10.0], [5.0, 0.0]]), torch.tensor([[1.0, 1.0], [3.0, 2.0]])
     assert fuse([a, b], "mean").tolist() == minmax(torch.tensor([[0, 0.5], [0.75, 0.25]])).tolist()
     assert fuse([a, b], "max").tolist() == [[0, 1], [1, 0.5]]
-    with pytest.raises(UserError, match="'product' given, mean or max allowed"):
+    with pytest.raises(UserError, match="'product' given, one of mean, max allowed"):
         fuse([a, b], "product")
     with pytest.raises(UserError, match="no map"):
         fuse([])

@@ -21,9 +21,12 @@ from dgl_lib.models import preprocess
 from tests.test_cli import dgl
 
 
+CREATURES = ("--checkpoint", "creatures")
+
+
 @pytest.fixture(scope="module")
 def network() -> networks.Network:
-    return open_network()
+    return open_network("creatures")
 
 
 @pytest.fixture
@@ -134,7 +137,18 @@ def test_names_of_outputs(tmp_path: Path) -> None:
 
 def test_localize_from_end_to_end(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ["localize", str(photographs), "--out", str(out), "--json", "--threshold", "0.6", "--device", "cpu"]
+    arguments = [
+        "localize",
+        str(photographs),
+        *CREATURES,
+        "--out",
+        str(out),
+        "--json",
+        "--threshold",
+        "0.6",
+        "--device",
+        "cpu",
+    ]
     arguments += ["--scales", "0.75,1", "--close", "0.06", "--layer", "Mixed_6d", "--method", "layer_cam"]
     status, text, err = dgl(*arguments, "--class", "warm-fantail")
     document = json.loads(text)
@@ -153,7 +167,7 @@ def test_localize_from_end_to_end(photographs: Path, tmp_path: Path) -> None:
     assert (x0, y0) == (np.flatnonzero(mask.any(0))[0], np.flatnonzero(mask.any(1))[0])
     assert Image.open(out / "more" / "b.overlay.png").size == (64, 96)
 
-    status, text, _ = dgl("localize", str(photographs / "a.png"), "--out", str(out), "--npy")
+    status, text, _ = dgl("localize", str(photographs / "a.png"), *CREATURES, "--out", str(out), "--npy")
     assert status == 0 and "a.png: warm-antlered" in text
     values = np.load(out / "a.map.npy")
     assert values.dtype == np.float32 and values.shape == (100, 200) and values.max() == 1
@@ -162,7 +176,7 @@ def test_localize_from_end_to_end(photographs: Path, tmp_path: Path) -> None:
 def test_bad_photographs_are_named_and_the_others_done(photographs: Path, tmp_path: Path) -> None:
     (photographs / "broken.jpg").write_bytes(b"not an image")
     (photographs / "empty.png").touch()
-    status, text, err = dgl("localize", str(photographs), "--out", str(tmp_path / "out"))
+    status, text, err = dgl("localize", str(photographs), *CREATURES, "--out", str(tmp_path / "out"))
     assert status == 1 and text.count("\n") == 2 and "Traceback" not in err
     lines = err.splitlines()
     assert "broken.jpg: not an image" in lines[0] and "empty.png" in lines[1]
@@ -175,8 +189,8 @@ def test_bad_photographs_are_named_and_the_others_done(photographs: Path, tmp_pa
     ("arguments", "said"),
     [
         (["--layer", "Mixed_9z"], "'Mixed_9z' is not in SPGPlain"),
-        (["--method", "magic"], "'magic' is unknown; allowed: cam"),
-        (["--method", "features"], "is unknown"),
+        (["--method", "magic"], "'magic' given, one of cam"),
+        (["--method", "features"], "'features' given, one of cam"),
         (["--method", "cam", "--layer", "Mixed_6e"], "cam needs logits"),
         (["--class", "dog"], "class: 'dog' given"),
         (["--class", "8"], "0..7"),
@@ -198,14 +212,15 @@ def test_mistakes_are_told_before_any_photograph_is_opened(
 ) -> None:
     monkeypatch.setattr(predict, "read_image", None)
     out = tmp_path / "out"
-    status, text, err = dgl("localize", str(photographs), "--out", str(out), *arguments)
+    network = () if {"--model", "--checkpoint"} & {*arguments} else CREATURES
+    status, text, err = dgl("localize", str(photographs), "--out", str(out), *network, *arguments)
     assert status == 2 and said in err and not text and "Traceback" not in err
     assert not out.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    status, _, err = dgl("localize", str(photographs), "--out", str(tmp_path / "file"))
+    status, _, err = dgl("localize", str(photographs), *CREATURES, "--out", str(tmp_path / "file"))
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1
 
 

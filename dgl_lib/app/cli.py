@@ -1,5 +1,6 @@
 """The command line, such as ``dgl localize photo.jpg``. Each command imports what it needs when it is called."""
 
+import io
 import json
 import logging
 import os
@@ -40,7 +41,7 @@ def commands() -> None:
       DGL_WEIGHTS        file of ImageNet weights; if unset, they are downloaded
 
     Exit status: 0 done; 1 unreadable photographs, incomplete data, or tables that differ; 2 a mistake in what was asked
-    for, or a file that cannot be read or written; 130 interrupted."""
+    for, or a file that cannot be read or written; 130 interrupted; 141 nobody reads the output."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("papermill", "traitlets", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -54,14 +55,16 @@ skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave ou
 def on_a_network(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that name a network. The command gets ``network``, opened, and ``device``."""
 
-    @click.option("--checkpoint", metavar="PATH", help="A trained classifier. Default: the committed creatures.")
-    @click.option("--model", metavar="NAME", help="A torchvision classifier instead, such as resnet50.")
+    @click.option("--checkpoint", metavar="PATH", help="A classifier of yours, or creatures: one of drawn animals.")
+    @click.option("--model", metavar="NAME", help="A torchvision classifier. Default: resnet50 (evaluate: creatures).")
     @click.option("--weights", default="DEFAULT", metavar="NAME|PATH|none", help="Of --model: by name or from a file.")
     @click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.")
     @wraps(command)
     def opened(checkpoint: str | None, model: str | None, weights: str, **others: Any) -> None:
         from dgl_lib.app.networks import open_network
 
+        if model is None and "data" in others:  # of `dgl evaluate`
+            checkpoint = checkpoint or "creatures"
         logging.getLogger("dgl_lib.models").setLevel(logging.WARNING)  # where weights come from matters when training
         command(network=open_network(checkpoint, model, weights), **others)
 
@@ -285,15 +288,25 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
-            sys.exit(commands(standalone_mode=False))
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what no encoding has
+            try:  # not `commands()`, with which click ends a broken pipe itself
+                with commands.make_context("dgl", sys.argv[1:]) as context:
+                    commands.invoke(context)
+            finally:
+                sys.stdout.flush()
+        sys.exit(0)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # whoever read the output has enough, which is no error
+    except BrokenPipeError:  # whoever read the output has enough; nothing more is said, also not when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)  # as for any program that SIGPIPE ends
     except (UserError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; the same command continues where it stood", err=True)
+        click.echo("\ninterrupted; the same command continues where it stood", err=True)
         sys.exit(130)

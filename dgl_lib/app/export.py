@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from dgl_lib.errors import UserError
+from dgl_lib.given import need_one_of
 from dgl_lib.study import paths
 
 
@@ -37,14 +38,16 @@ def read(profile: str, name: str | None = None) -> pd.DataFrame:
     found = [name] if name in tables else [key for key in tables if short.fullmatch(key)]
     if len(found) != 1:
         raise UserError(f"table: {name!r} of {profile!r} given, one of {', '.join(found or tables)} allowed")
-    return pd.read_csv(tables[found[0]], keep_default_na=False, na_values=["", "nan"], dtype={"scales": str})
+    try:
+        return pd.read_csv(tables[found[0]], keep_default_na=False, na_values=["", "nan"], dtype={"scales": str})
+    except (ValueError, csv.Error) as error:  # pandas' own are ValueErrors, as are bytes that are not UTF-8
+        raise UserError(f"{tables[found[0]]}: not a readable table ({' '.join(str(error).split())})") from None
 
 
 def render(tables: Mapping[str, pd.DataFrame], form: str) -> str:
     """Tables by profile as text. Markdown and LaTeX (booktabs) round to two decimals and print a
     table for each profile. CSV and JSON keep every digit and print one table whose first column is the profile."""
-    if form not in ("markdown", "latex", "csv", "json"):
-        raise UserError(f"format: {form!r} given, markdown, latex, csv, json allowed")
+    need_one_of(("markdown", "latex", "csv", "json"), form, "format")
     if form == "markdown":
         return "\n\n".join(f"**{name}**\n\n{_markdown(table)}" for name, table in tables.items())
     if form == "latex":
@@ -86,7 +89,10 @@ def compare(a: Path, b: Path, digits: int = 6) -> list[str]:
 
 def _difference(a: Path, b: Path, digits: int) -> str:
     """What differs between two CSV files, in words. Empty if nothing does."""
-    one, other = (list(csv.reader(io.StringIO(file.read_bytes().decode(), newline=""))) or [[]] for file in (a, b))
+    try:
+        one, other = (list(csv.reader(io.StringIO(f.read_bytes().decode(), newline=""))) or [[]] for f in (a, b))
+    except (ValueError, csv.Error) as error:
+        return f"not a readable table ({error})"
     if one[0] != other[0]:
         return f"columns {', '.join(one[0])} and {', '.join(other[0])}"
     if list(map(len, one)) != list(map(len, other)):

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from torchvision import models as zoo
 
 from dgl_lib.errors import UserError
+from dgl_lib.given import shown
 from dgl_lib.localize import gradients
 from dgl_lib.models import Classifier, committed_checkpoint, load_checkpoint
 from dgl_lib.models.weights import read_file
 from dgl_lib.taps import find, frozen
 from dgl_lib.training import pick_device
+
+SIDES = 32, 4096  # what the side of an input may measure, in pixels
 
 
 @dataclass(frozen=True)
@@ -34,31 +37,40 @@ class Network:
         """The index of a class, given by its name or its number. UserError: there is no such class."""
         if wanted in self.classes:
             return self.classes.index(wanted)
-        if wanted.isascii() and wanted.isdecimal() and int(wanted) < len(self.classes):
+        if wanted.isascii() and wanted.isdecimal() and len(wanted) < 10 and int(wanted) < len(self.classes):
             return int(wanted)
         near = difflib.get_close_matches(wanted, self.classes, n=3) or self.classes[:5]
         allowed = f"a name or a number 0..{len(self.classes) - 1} of {self.name} allowed, such as {', '.join(near)}"
-        raise UserError(f"class: {wanted!r} given, {allowed}")
+        raise UserError(f"class: {shown(wanted)} given, {allowed}")
 
 
 def open_network(checkpoint: str | Path | None = None, model: str | None = None, weights: str = "DEFAULT") -> Network:
     """Open a checkpoint of this project (the path of its file, or "creatures") or a torchvision classifier by its name.
 
-    The ``weights`` of a torchvision ``model`` are named as there ("DEFAULT", "IMAGENET1K_V2") and downloaded once.
-    "none" gives random ones. The path of a file of tensors is allowed too, and the class names are known if the file
-    still has torchvision's name. UserError: both are given, a name is unknown, or weights are missing or do not fit."""
+    Without either it is torchvision's resnet50, of ImageNet's 1000 classes; "creatures" knows drawn animals only. The
+    ``weights`` of a torchvision ``model`` are named as there ("DEFAULT", "IMAGENET1K_V2") and downloaded once. "none"
+    gives random ones. The path of a file of tensors is allowed too, and the class names are known if the file still has
+    torchvision's name. UserError: both are given, a name is unknown, or weights are missing or do not fit."""
     if model is not None and checkpoint is not None:
         raise UserError(f"checkpoint {str(checkpoint)!r} and model {model!r} given, one of them allowed")
-    if model is not None:
-        return _torchvision(model, weights)
+    if checkpoint is None:
+        return _torchvision(model or "resnet50", weights)
     if weights != "DEFAULT":
         raise UserError("weights: allowed with a torchvision model only (--model); a checkpoint holds its own")
-    path = committed_checkpoint() if checkpoint in (None, "creatures") else Path(checkpoint)
+    path = committed_checkpoint() if checkpoint == "creatures" else Path(checkpoint)
     if not path.is_file():
         raise UserError(f"checkpoint: no file at {str(path)!r}; 'creatures' or a .safetensors file allowed")
     trained = load_checkpoint(path)
     # Trained on crops of photographs squashed to `resize` px, and validated on whole ones at that size.
-    return Network(trained, path.stem, trained.classes, int(trained.facts.get("resize", 224)))
+    size = trained.facts.get("resize", 224)
+    check_size(size)
+    return Network(trained, path.stem, trained.classes, size)
+
+
+def check_size(size: int) -> None:
+    """UserError: ``size`` is no side of an input."""
+    if type(size) is not int or not SIDES[0] <= size <= SIDES[1]:
+        raise UserError(f"size: {shown(size)} px given, at least {SIDES[0]} and at most {SIDES[1]} allowed")
 
 
 def _torchvision(name: str, weights: str) -> Network:
@@ -79,11 +91,12 @@ def _torchvision(name: str, weights: str) -> Network:
             model = zoo.get_model(name, weights=chosen if named else None)
         except (OSError, RuntimeError) as error:  # no network, a full disk, or bytes of another SHA-256
             given = f"{chosen} cannot be downloaded ({' '.join(str(error).split())})"
-            raise UserError(f"weights: {given}; the path of their file is allowed too") from None
+            file = f"the file at {kinds['DEFAULT'].url} (--model {name} --weights PATH)"
+            raise UserError(f"weights: {given}; allowed too: {file}, or --checkpoint creatures") from None
         if not named:
             state, _ = read_file(path)
             head, logits = list(model.state_dict().items())[-1]
-            if head in state and len(state[head]) != len(logits):
+            if head in state and state[head].shape[1:] == logits.shape[1:] and len(state[head]) not in (0, len(logits)):
                 model = zoo.get_model(name, weights=None, num_classes=len(state[head]))
             if chosen and hasattr(model, "transform_input"):  # Inception's weights are TensorFlow's, as is their input
                 model.transform_input = True
@@ -116,10 +129,9 @@ def layers(network: Network, size: int | None = None, device: str = "auto") -> l
 
     These are the named layers of this project's networks. Of any other network they are the modules with at most one
     dot in their name that run once and give a map N x K x h x w of more than one cell. Deeper modules work as well.
-    UserError: the input is below 32 px, the device is unknown, or the network has no such layer."""
-    side = size or network.size
-    if side < 32:
-        raise UserError(f"size: {side} px given, at least 32 needed")
+    UserError: no input has that size, the device is unknown, or the network has no such layer."""
+    side = network.size if size is None else size
+    check_size(side)
     model = network.model.to(pick_device(device))
     if isinstance(model, Classifier):
         names = [layer.name for layer in model.layers]
@@ -135,6 +147,7 @@ def layers(network: Network, size: int | None = None, device: str = "auto") -> l
 
 def check_layers(network: Network, names: Sequence[str], size: int | None = None) -> None:
     """UserError: a layer is unknown, or has its channels last (N x h x w x K, as Swin's) and would give a wrong map."""
+    check_size(size or network.size)
     find(network.model, names)
     maps = {} if isinstance(network.model, Classifier) else _feature_maps(network.model, names, size or network.size)
     for name in (name for name, channels_last in maps.items() if channels_last):

@@ -7,6 +7,7 @@ import glob
 import io
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -20,11 +21,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from dgl_lib.app.networks import Network, check_layers
+from dgl_lib.app.networks import SIDES, Network, check_layers
 from dgl_lib.data.folder import SUFFIXES
 from dgl_lib.data.images import read_image
 from dgl_lib.errors import UserError
 from dgl_lib.files import write_bytes, write_text
+from dgl_lib.given import need_one_of
 from dgl_lib.localize import METHODS, localize
 from dgl_lib.maps import close, minmax, multiscale, resize, to_uint8
 from dgl_lib.models import preprocess
@@ -70,11 +72,10 @@ class Prediction:
 
 def check(network: Network, how: How) -> None:
     """Try ``how`` on noise. UserError: a layer, method, class, scale, kernel or threshold is not allowed."""
-    if how.method not in METHODS:
-        raise UserError(f"method {how.method!r} is unknown; allowed: {', '.join(METHODS)}")
-    if not how.scales or any(not 32 <= network.size * s <= 4096 for s in how.scales):
+    need_one_of(METHODS, how.method, "method")
+    if not how.scales or any(not SIDES[0] <= network.size * s <= SIDES[1] for s in how.scales):
         given = f"{', '.join(f'{s:g}' for s in how.scales)} given for an input of {network.size} px"
-        raise UserError(f"scales: {given}, numbers that make 32..4096 px of it allowed")
+        raise UserError(f"scales: {given}, numbers that make {SIDES[0]}..{SIDES[1]} px of it allowed")
     if how.threshold is not None and not 0 < how.threshold <= 1:
         raise UserError(f"threshold: {how.threshold!r} given, a share of the map's range in (0, 1] allowed")
     check_layers(network, [how.layer])
@@ -130,7 +131,7 @@ def overlay(image: np.ndarray, prediction: Prediction, name: str) -> np.ndarray:
         share = 0.25 + 0.4 * prediction.map[rows, :, None]
         blend[rows] = ((1 - share) * pale + share * heat[rows]).round()
     picture = Image.fromarray(blend)
-    draw, side = ImageDraw.Draw(picture), max(picture.size)
+    draw, side = ImageDraw.Draw(picture), min(max(picture.size), 4 * min(picture.size))  # of a strip, 4 times its width
     line = max(1, round(side / 250))
     for i, region in reversed(list(enumerate(prediction.regions))):
         x, y, w, h = region.bbox
@@ -150,26 +151,42 @@ def overlay(image: np.ndarray, prediction: Prediction, name: str) -> np.ndarray:
 
 def _encoded(values: np.ndarray) -> bytes:
     """The bytes of a ``.npy`` file of float32, or of a PNG of (H, W) uint16 or (H, W, 3) uint8 RGB."""
+    stream = io.BytesIO()
     if values.dtype == np.float32:
-        np.save(stream := io.BytesIO(), values)
-        return stream.getvalue()
-    return cv2.imencode(".png", values if values.ndim == 2 else values[..., ::-1])[1].tobytes()
+        np.save(stream, values)
+    else:  # by Pillow: OpenCV ends at a million pixels a side
+        Image.fromarray(values).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
 
 
 def find_photographs(paths: Sequence[str], out: Path) -> dict[Path, str]:
     """The image files that ``paths`` name, each with a name for its outputs: its path below their common folder.
 
     A folder stands for all images in it at any depth, a pattern (``*``, ``?``, ``[...]``, ``**``) for all files that
-    match. Files in ``out`` are left out, so that a second run does not take the first one's pictures. UserError: a path
-    matches nothing, or a folder holds no image."""
-    files = [file for path in paths for file in _expand(path) if not file.absolute().is_relative_to(out.absolute())]
-    if not files:
-        raise UserError(f"{', '.join(paths)}: no photograph but those in the output folder {str(out)!r}")
-    whole = {file.absolute(): file for file in files}
-    common = os.path.commonpath([place.parent for place in whole])
-    places = {file: place.relative_to(common) for place, file in whole.items()}
-    stems = Counter(place.with_suffix("") for place in places.values())  # a.jpg and a.png would share their outputs
-    return {file: (at if stems[stem := at.with_suffix("")] > 1 else stem).as_posix() for file, at in places.items()}
+    match. Files in ``out``, and overlays and maps of an earlier run, are left out. UserError: a path matches nothing, a
+    folder holds no image, or a link in ``out`` leads out of it."""
+    there = out.resolve()
+    whole = {file.parent.resolve() / file.name: file for path in paths for file in _expand(path)}  # a link has its name
+    whole = {at: file for at, file in whole.items() if not (at.is_relative_to(there) or _is_output(file))}
+    if not whole:
+        raise UserError(
+            f"{', '.join(paths)}: no photograph but those in the output folder {str(out)!r} or made by a run"
+        )
+    common = os.path.commonpath([at.parent for at in whole])
+    places = {file: at.relative_to(common) for at, file in whole.items()}
+    stems = Counter(place.with_suffix("") for place in places.values())  # a.jpg and a.png would share their outputs,
+    stems.update(places.values())  # and so would a.jpg and a.jpg.png
+    names = {file: at if stems[stem := at.with_suffix("")] > 1 else stem for file, at in places.items()}
+    if away := [name for name in names.values() if not (out / name).parent.resolve().is_relative_to(there)]:
+        raise UserError(f"{out / away[0]}: a link leads out of the output folder {str(out)!r}")
+    return {file: name.as_posix() for file, name in names.items()}
+
+
+def _is_output(file: Path) -> bool:
+    """Whether an earlier run wrote this picture: an overlay and a map lie side by side."""
+    stem = re.sub(r"\.(overlay|map)\.png$", "", str(file))
+    pair = [end for end in ("overlay.png", "map.png", "map.npy") if Path(f"{stem}.{end}").is_file()]
+    return stem != str(file) and pair[0] == "overlay.png" and len(pair) > 1
 
 
 def _expand(path: str) -> list[Path]:
@@ -207,28 +224,32 @@ def localize_files(
         "categories": [{"id": i, "name": name} for i, name in enumerate(network.classes)],
     }
     images, annotations, failed = document["images"], document["annotations"], document["info"]["failed"]
-    for file, name in tqdm(photographs.items(), unit="image", disable=None):  # None: no bar but on a terminal
-        try:
-            image = read_image(file)
-            found = predict(network, image, how)
-        except UserError as error:
-            message = str(error) if str(file) in str(error) else f"{file}: {error}"
-            failed.append({"file_name": str(file), "error": message})
-            tqdm.write(f"error: {message}", file=sys.stderr)
-            continue
-        label, (height, width) = network.classes[found.label], image.shape[:2]
-        picture, map_file = out / f"{name}.overlay.png", out / f"{name}.map.{'npy' if npy else 'png'}"
-        write_bytes(picture, _encoded(overlay(image, found, label)))
-        write_bytes(map_file, _encoded(found.map if npy else (65535 * found.map).round().astype(np.uint16)))
-        photograph = {"id": len(images) + 1, "file_name": str(file), "width": width, "height": height}
-        answer = {"category_id": found.label, "probability": found.probability, "threshold": found.threshold}
-        images.append({**photograph, **answer, "overlay": str(picture), "map": str(map_file)})
-        for region in found.regions:
-            place = {"id": len(annotations) + 1, "image_id": len(images), "category_id": found.label}
-            annotations.append({**place, **asdict(region), "iscrowd": 0})
-        if not quiet:
-            more = f" and {len(found.regions) - 1} more" if len(found.regions) > 1 else ""
-            where = "x {} y {} w {} h {}".format(*found.regions[0].bbox) + more if found.regions else "nothing found"
-            tqdm.write(f"{file}: {label} ({found.probability:.2f}), {where} -> {picture}")
-    write_text(out / "boxes.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    try:
+        for file, name in tqdm(photographs.items(), unit="image", disable=None):  # None: no bar but on a terminal
+            try:
+                image = read_image(file)
+                found = predict(network, image, how)
+            except UserError as error:
+                message = str(error) if str(file) in str(error) else f"{file}: {error}"
+                failed.append({"file_name": str(file), "error": message})
+                tqdm.write(f"error: {message}", file=sys.stderr)
+                continue
+            label, (height, width) = network.classes[found.label], image.shape[:2]
+            picture, map_file = out / f"{name}.overlay.png", out / f"{name}.map.{'npy' if npy else 'png'}"
+            write_bytes(picture, _encoded(overlay(image, found, label)))
+            write_bytes(map_file, _encoded(found.map if npy else (65535 * found.map).round().astype(np.uint16)))
+            photograph = {"id": len(images) + 1, "file_name": str(file), "width": width, "height": height}
+            answer = {"category_id": found.label, "probability": found.probability, "threshold": found.threshold}
+            images.append({**photograph, **answer, "overlay": str(picture), "map": str(map_file)})
+            for region in found.regions:
+                place = {"id": len(annotations) + 1, "image_id": len(images), "category_id": found.label}
+                annotations.append({**place, **asdict(region), "iscrowd": 0})
+            if not quiet:
+                more = f" and {len(found.regions) - 1} more" if len(found.regions) > 1 else ""
+                where = (
+                    "x {} y {} w {} h {}".format(*found.regions[0].bbox) + more if found.regions else "nothing found"
+                )
+                tqdm.write(f"{file}: {label} ({found.probability:.2f}), {where} -> {picture}")
+    finally:  # also for those done before an interrupt, or before the reader of the lines has enough
+        write_text(out / "boxes.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return document

@@ -1,6 +1,7 @@
 """Any folder of photographs: one sub-folder a class, masks or boxes if there are some. Nothing is downloaded."""
 
 import hashlib
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class Folder(Listed):
         self.classes = tuple(sorted(p.name for p in self.folder.glob("*/")))
         if not self.classes:
             raise UserError(f"{self.folder}: no folder in it; images/CLASS/FILE.jpg expected")
+        if odd := [name for name in self.classes if not name.isprintable()]:  # a checkpoint could not hold it
+            raise UserError(f"{self.folder}: class {odd[0]!r} given, a printable name in UTF-8 allowed")
         labels: dict[str, int] = {}
         roles: dict[str, str] = {}
         for label, name in enumerate(self.classes):
@@ -51,7 +54,7 @@ class Folder(Listed):
             if len(files) < len(SPLITS) and not splits.is_file():
                 need = "a class needs three or more to be in train, val and test, or a splits.csv"
                 raise UserError(f"{place}: {len(files)} images; {need} that says where each is")
-            order, fifth = sorted(files, key=lambda f: hashlib.sha256(f.encode()).digest()), max(1, len(files) // 5)
+            order, fifth = sorted(files, key=lambda f: hashlib.sha256(os.fsencode(f)).digest()), max(1, len(files) // 5)
             roles |= {f: "test" if i < fifth else "val" if i < 2 * fifth else "train" for i, f in enumerate(order)}
             labels |= dict.fromkeys(files, label)
         if splits.is_file():

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -185,10 +186,13 @@ def read_table(path: Path, *columns: str) -> Groups:
     found = reader.fieldnames or []
     if set(columns) - set(found):
         raise UserError(f"{path}: columns {', '.join(found)}; {', '.join(columns)} expected")
-    for row in reader:
-        if None in row or None in row.values():
-            raise UserError(f"{path}, line {reader.line_num}: {len(found)} values expected")
-        groups.setdefault(row[columns[0]], []).append([row[column] for column in columns[1:]])
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(f"{path}, line {reader.line_num}: {len(found)} values expected")
+            groups.setdefault(row[columns[0]], []).append([row[column] for column in columns[1:]])
+    except csv.Error as error:  # a field of over 131,072 characters
+        raise UserError(f"{path}, line {reader.line_num}: {error}") from None
     return groups
 
 
@@ -222,7 +226,7 @@ def read_objects(path: Path) -> list[tuple[str, Box]]:
 
 def natural(text: str, where: str) -> int:
     """A whole number of 0 or more."""
-    if not text.isascii() or not text.isdecimal():
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
         raise UserError(f"{where}: {text!r} given, a whole number of 0 or more expected")
     return int(text)
 
@@ -230,7 +234,8 @@ def natural(text: str, where: str) -> int:
 def read_box(values: Sequence[str | int], where: object, size: Size | None = None, *, extent: bool = False) -> Box:
     """A checked box, within ``size`` if given, from ``x0, y0, x1, y1`` or, with ``extent``, ``x, y, width, height``."""
     try:
-        x0, y0, x1, y1 = (int(float(value)) for value in values)  # some tools write "33.0"
+        # Some tools write "33.0". What lies below 0 stays there, and Python's own "2_0" is no number of a list.
+        x0, y0, x1, y1 = (math.floor(float(str(value).replace("_", "?"))) for value in values)
     except (ValueError, OverflowError):
         raise UserError(f"{where}: box {', '.join(map(str, values))} given, four numbers expected") from None
     if extent:

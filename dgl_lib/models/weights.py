@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dgl_lib.errors import UserError
 from dgl_lib.files import write_bytes
+from dgl_lib.given import CheckpointHeader, Header, need_finite, parsed
 from dgl_lib.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -50,14 +51,11 @@ def build(network: type[C], num_classes: int, width: float, weights: str | Path 
         return model
     name = Path(weights).name
     model.adapt(header)
-    try:
-        for key in {"mean", "std"} & header.keys():
-            setattr(model, key, tuple(map(float, json.loads(header[key]))))
-    except (TypeError, ValueError):
-        raise UserError(f"weights {name!r}: mean and std in the header must be lists of numbers") from None
+    said = parsed(Header, header, f"the header of {name!r}: ")
+    model.mean, model.std = said.mean or model.mean, said.std or model.std
     whole = _fill(model, state, name)
-    model.freeze_batch_norm = header.get("freeze_batch_norm", "false" if whole else "true") == "true"
-    model.origin = header.get("source", name) + ("" if whole else f"; {model.added} freshly initialised")
+    model.freeze_batch_norm = not whole if said.freeze_batch_norm is None else said.freeze_batch_norm
+    model.origin = (said.source or name) + ("" if whole else f"; {model.added} freshly initialised")
     log.info("%s", model.origin)
     return model.train(model.training)  # which puts frozen batch norms into eval mode
 
@@ -66,18 +64,22 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a weights file by name, and its text header. No pickle is ever executed."""
     if not path.is_file():
         raise UserError(f"weights: no file at {path.name!r}; give 'imagenet', or a .safetensors or .pth file")
+    header: dict[str, str] = {}
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        state = torch.load(path, map_location="cpu", weights_only=True)
+                state, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"weights {path.name!r} is not a readable safetensors file: {error}") from None
     except Exception:  # of many types; torch's own message advises to load the file unsafely
         raise UserError(f"weights {path.name!r} is not a file of plain tensors (.safetensors, or .pth)") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"weights {path.name!r} holds {type(state).__name__}, a dictionary of named tensors is needed")
-    return state, {}
+    for name, value in state.items():
+        need_finite(value, f"weights {path.name!r}, {name}")
+    return state, header
 
 
 def _fill(model: Classifier, state: dict[str, Tensor], name: str) -> bool:
@@ -141,12 +143,9 @@ def load_checkpoint(path: str | Path) -> Classifier:
     if (network := networks.get(header.get("architecture", ""))) is None:
         names = ", ".join(networks)
         raise UserError(f"{path.name!r} is not a checkpoint of this project: its header names none of {names}")
-    try:
-        width, classes, facts = (json.loads(header[key]) for key in ("width", "classes", "facts"))
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path.name!r} has no readable width, classes or facts in its header: {error}") from None
-    model = build(network, len(classes), width, path, header.get("padding", "symmetric"))
-    model.classes, model.facts = tuple(classes), facts
+    said = parsed(CheckpointHeader, header, f"the header of {path.name!r}: ")
+    model = build(network, len(said.classes), said.width, path, header.get("padding", "symmetric"))
+    model.classes, model.facts = tuple(said.classes), said.facts
     return model.eval()
 
 

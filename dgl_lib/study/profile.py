@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from papermill.inspection import inspect_notebook
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from dgl_lib.data import DATASETS
 from dgl_lib.errors import UserError
+from dgl_lib.given import parsed, shown
 from dgl_lib.localize import METHODS, RULES
 from dgl_lib.models import LAYER, LAYERS, NETWORKS
 from dgl_lib.study import paths
@@ -63,7 +64,7 @@ class Profile(Recipe):
     checkpoint: ProjectPath = Field("creatures", description="'trained', 'creatures' (in the package) or a path")
     image_size: int = Field(160, ge=32, le=4096, description="side of the square input, pixels")
     layer: LayerName = Field("Mixed_6e", description="layer looked at most closely")
-    alpha: float = Field(10.0, gt=0, description="scale of the label in the released rule")
+    alpha: float = Field(10.0, gt=0, le=1e6, description="scale of the label in the released rule")
     rule: Annotated[str, _one_of(RULES)] = Field("released", description="how dJ/dl is taken")
     precision: Literal["float32", "fast"] = Field("float32", description="fast: see dgl_lib.fast")
     grid: int = Field(32, ge=6, le=256, description="points along each side of notebook 02's plane")
@@ -87,18 +88,14 @@ class Profile(Recipe):
 
 def validated(values: Mapping[str, Any]) -> Profile:
     """The profile of these values. UserError: an unknown name, a wrong type, or a value that is not allowed."""
+    return parsed(Profile, values)
+
+
+def _yaml(text: str | bytes, where: str) -> Any:
     try:
-        return Profile(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "parameters"
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"unknown parameter {name!r}; allowed: {', '.join(Profile.model_fields)}") from None
-        said = first["msg"].removeprefix("Value error, ")
-        if said.startswith("Input should be "):
-            said = f"{said.removeprefix('Input should be ')} allowed"
-        hint = " (write 0.001, not 1e-3)" if first["type"] == "float_type" else ""
-        raise UserError(f"{name}: {first['input']!r} given, {said[:1].lower()}{said[1:]}{hint}") from None
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: the 45th of a month, a number too long to read
+        raise UserError(f"{where:.160} is not YAML in UTF-8") from None
 
 
 def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
@@ -109,17 +106,16 @@ def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
         raise UserError(f"unknown profile {name!r}; allowed: {', '.join(known)}")
-    given = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+    given = _yaml((PROFILES / f"{name}.yaml").read_bytes(), f"profile {name}") or {}
+    if not isinstance(given, dict):
+        raise UserError(f"profile {name}: {shown(given)} given, lines of NAME: VALUE allowed")
     chosen: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting}: name=value allowed")
         field = Profile.model_fields.get(key)
-        try:
-            chosen[key] = text if field and isinstance(field.default, str) else yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set {setting}: the value is not YAML") from None
+        chosen[key] = text if field and isinstance(field.default, str) else _yaml(text, f"--set {setting}")
     network = chosen.get("network")
     if network in LAYERS and (given | chosen).get("checkpoint") == "trained":
         given |= {"layers": [layer.name for layer in LAYERS[network]], "layer": LAYER[network]}
