@@ -120,6 +120,20 @@ def test_missing_files(tmp_path):
     refused(lambda: OpenImages("val", root / "nowhere"), "nowhere", "not a folder")
 
 
+@pytest.mark.parametrize("name", ["ILSVRC", "OpenImages"])
+@pytest.mark.parametrize("way", ["../../secret.png", "{above}/secret.png"])
+def test_lists_that_lead_out_of_the_data(tmp_path, name, way):
+    """A photograph of ILSVRC, and a mask of OpenImages."""
+    root = sets.openimages(tmp_path / "a") if name == "OpenImages" else sets.wsol_boxes(tmp_path / "a", name)
+    sets.mask(tmp_path / "secret.png", (2, 2, 9, 9))
+    lists = root / "metadata" / name / "val"
+    file, column = ("localization.txt", 1) if name == "OpenImages" else ("image_ids.txt", 0)
+    known = (lists / file).read_text().splitlines()[0].split(",")[column]
+    for listing in lists.iterdir():
+        listing.write_text(listing.read_text().replace(known, way.format(above=tmp_path)))
+    refused(lambda: Wsol(name.lower(), "val", root), "secret.png: lies outside of", "1 of ")
+
+
 def test_photograph_of_another_size_than_listed(tmp_path):
     data = Cub("test", sets.wsol_boxes(tmp_path, "CUB"))
     sets.picture(data.path(3), (24, 30))

@@ -104,9 +104,9 @@ class Lid(listed.Listed):
         self.folder, self.masks = self.root / "ILSVRC" / "val", self.root / "LID" / "val"
         listing, lists = metadata(self.root, "LID", "val") / "list_cls.txt", metadata(self.root, "ILSVRC", "test")
         by_file, sizes = read_labels(lists), read_sizes(lists)
-        names = [Path(file).stem for file in listed.read_named(listing, "image,class", None)]
-        files = {name: f"val/{name}.JPEG" for name in names}
-        listed.compare(files.values(), listing, by_file, f"{lists / 'image_ids.txt'}", every=False)
+        listing_files = [f"val/{file}" for file in listed.read_named(listing, "image,class", None)]
+        listed.compare(listing_files, listing, by_file, f"{lists / 'image_ids.txt'}", every=False)
+        files = {Path(file).stem: file for file in listing_files}
         self.classes = imagenet_names(max(by_file.values()) + 1, lists)
         self.sizes = {name: sizes[file] for name, file in files.items() if file in sizes}
         labels = {name: by_file[file] for name, file in files.items()}

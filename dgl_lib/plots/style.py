@@ -84,7 +84,7 @@ def save(figure: Figure, folder: Path, name: str) -> Figure:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     plt.close(figure)  # else a notebook would draw it once more at the end of the cell
-    (folder / f"{name}.png").write_bytes(small_png(drawn.getvalue()))
+    write_bytes(folder / f"{name}.png", small_png(drawn.getvalue()))
     return figure
 
 

@@ -11,7 +11,7 @@ from dgl_lib.data import SPLITS, need_readable
 from dgl_lib.data.listed import Listed
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import every_map, maps_of_scales
-from dgl_lib.files import exclusive, sha256, write_table
+from dgl_lib.files import exclusive, need_apart, sha256, write_bytes, write_table
 from dgl_lib.models import load_checkpoint
 from dgl_lib.study import claims, manifest, paths, steps
 from dgl_lib.study.notebooks import execute
@@ -52,6 +52,9 @@ def run(
     if not target.is_relative_to(paths.project_root()):
         raise UserError(f"results: {str(out)!r} given, a folder below the project's root allowed")
     check_inputs(profile, localizing=until != "train", scoring=until == "notebooks")
+    for split in SPLITS:
+        if isinstance(dataset := steps.load(profile.data, split, profile.skip_unreadable), Listed):
+            need_apart(target, dataset.root)
     seconds: dict[str, float] = {}
     if until == "train" or profile.checkpoint == "trained":
         checkpoint = steps.train_classifier(profile, progress=progress)
@@ -105,7 +108,7 @@ def rerun_committed(*, progress: bool = True) -> None:
         for source in sources:
             execute(source, stage / source.name, {}, published={}, progress=progress)
         for source in sources:
-            os.replace(stage / source.name, source)
+            write_bytes(source, (stage / source.name).read_bytes())
         shutil.rmtree(stage)
 
 
