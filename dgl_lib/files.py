@@ -112,9 +112,9 @@ def lies_in(path: str | Path, folder: str | Path) -> bool:
     return Path(path).resolve().is_relative_to(Path(folder).resolve())
 
 
-def need_apart(out: Path, data: Path) -> None:
+def need_apart(out: Path, data: Path | None) -> None:
     """UserError if the output folder ``out`` is ``data``, the folder of what is read, or holds it or lies in it."""
-    if lies_in(out, data) or lies_in(data, out):
+    if data and (lies_in(out, data) or lies_in(data, out)):
         raise UserError(f"output folder: {str(out)!r} given, one apart from the data's ({str(data)!r}) allowed")
 
 

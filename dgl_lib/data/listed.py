@@ -35,6 +35,7 @@ class Listed(Dataset):
     Photographs are taken as stored unless ``oriented`` is set: the published boxes and masks lie in that frame
     (ILSVRC2012_val_00018903 is the known case), and the published protocols ignore the EXIF orientation."""
 
+    root: Path
     splits: tuple[str, ...] = SPLITS
     oriented = False
     small = False  # so few images that a check may decode them all

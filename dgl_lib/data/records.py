@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ class Dataset(Protocol):
     classes: tuple[str, ...]
     names: list[str]
     labels: np.ndarray  # (n,) int64
+    root: Path | None = None  # the folder of its files, if it has any
 
     @property
     def digest(self) -> str: ...  # SHA-256 of images and annotations
@@ -50,7 +52,7 @@ class Subset(Dataset):
         self.dataset, self.indices = dataset, [int(i) for i in indices]
         self.name, self.split, self.classes = dataset.name, dataset.split, dataset.classes
         self.names, self.labels = [dataset.names[i] for i in self.indices], dataset.labels[self.indices]
-        self._changed = self.names
+        self.root, self._changed = getattr(dataset, "root", None), self.names
 
     def image(self, index: int) -> np.ndarray:
         return self.dataset.image(self.indices[index])

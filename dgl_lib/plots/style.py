@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dgl_lib.data.records import Record
+from dgl_lib.files import write_bytes
 
 #: Perceptual maps: one for localization maps in 0..1, one for signed values around 0.
 MAP, SIGNED = "magma", "RdBu_r"

@@ -49,12 +49,10 @@ def run(
         raise UserError(f"notebooks: {', '.join(notebooks)} given, {', '.join(ALL)} allowed")
     folder = f".photos/{name}" if profile.show_photos else ".quick" if name == "quick" else name
     target = (out or paths.project_root() / "results" / folder).absolute()
-    if not target.is_relative_to(paths.project_root()):
+    if ".." in target.parts or not target.is_relative_to(paths.project_root()):
         raise UserError(f"results: {str(out)!r} given, a folder below the project's root allowed")
     check_inputs(profile, localizing=until != "train", scoring=until == "notebooks")
-    for split in SPLITS:
-        if isinstance(dataset := steps.load(profile.data, split, profile.skip_unreadable), Listed):
-            need_apart(target, dataset.root)
+    need_apart(target, steps.load(profile.data, "val", profile.skip_unreadable).root)
     seconds: dict[str, float] = {}
     if until == "train" or profile.checkpoint == "trained":
         checkpoint = steps.train_classifier(profile, progress=progress)
