@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -23,7 +24,7 @@ Root = str | Path | None
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, the last pixel included
 Size = tuple[int, int]  # height, width
 Groups = dict[str, list[list[str]]]  # first value of a row -> the other values of each row that begins so
-Pixels = dict[str, np.ndarray | None]  # "mask", "ignore", "part": (H, W) bool
+Pixels = dict[str, Any]  # "mask", "ignore", "part" and "stored" of a ``Record``
 
 
 class Listed(Dataset):

@@ -145,7 +145,7 @@ def show_masks(axes: Axes, record: Record) -> None:
     regions = np.zeros(record.image.shape[:2], np.uint8)
     for value, pixels in ((1, record.mask), (2, record.part), (3, record.ignore)):
         if pixels is not None:
-            regions[pixels] = value
+            regions[pixels.astype(bool)] = value
     bare(axes).imshow(regions, REGIONS, vmin=-0.5, vmax=3.5, interpolation="nearest")
 
 
