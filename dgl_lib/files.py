@@ -4,14 +4,19 @@ import hashlib
 import io
 import json
 import os
+import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from filelock import FileLock, Timeout
 
 from dgl_lib.errors import UserError
@@ -20,6 +25,7 @@ from dgl_lib.errors import UserError
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path``, then put it in place in one step. The folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent.resolve())
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
@@ -27,9 +33,20 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except BaseException:  # a full disk or an interrupt leaves nothing behind
+    except BaseException as error:  # a full disk or an interrupt leaves nothing behind
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(path)
         raise
+
+
+@cache  # once a process: a folder may hold thousands of files
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left half written beside their files, ``.NAME.SUFFIX.PROCESS``."""
+    for left in folder.glob(".*.*.*"):
+        process = left.suffix[1:]
+        if process.isdecimal() and len(process) < 10 and not psutil.pid_exists(int(process)):
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,10 +74,21 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz``. Where there is none yet, ``make`` makes them, and they are written there."""
-    if not path.exists():
-        write_arrays(path, make())
+    """The arrays of a ``.npz``. Where there is none yet, or a damaged one, it is written with what ``make`` gives."""
+    if path.exists():
+        try:
+            return read_arrays(path)
+        except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            set_aside(path, error)
+    write_arrays(path, make())
     return read_arrays(path)
+
+
+def set_aside(path: Path, error: Exception) -> None:
+    """Rename a damaged file of ours to ``NAME.damaged``, with a warning, so that it is made again."""
+    os.replace(path, path.with_name(f"{path.name}.damaged"))
+    said = " ".join(str(error).split())[:80] or "it ends too early"
+    warnings.warn(f"{path.parent.name}/{path.name} is damaged ({said}): set aside and made again", stacklevel=3)
 
 
 def key_of(facts: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> str:
@@ -72,18 +100,39 @@ def key_of(facts: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> str:
     return hashed.hexdigest()[:16]
 
 
+def regular(path: str | Path) -> Path:
+    """``path``, unless something else than a file is there, such as a pipe: to open it might never end. UserError."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise UserError(f"{path}: not a regular file")
+    return Path(path)
+
+
+def lies_in(path: str | Path, folder: str | Path) -> bool:
+    """Whether ``path`` is ``folder`` or lies below it, after all links are followed."""
+    return Path(path).resolve().is_relative_to(Path(folder).resolve())
+
+
+def need_apart(out: Path, data: Path | None) -> None:
+    """UserError if the output folder ``out`` is ``data``, the folder of what is read, or holds it or lies in it."""
+    if data and (lies_in(out, data) or lies_in(data, out)):
+        raise UserError(f"output folder: {str(out)!r} given, one apart from the data's ({str(data)!r}) allowed")
+
+
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    """SHA-256 of a file's bytes, in hexadecimal. UserError: see ``regular``."""
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the lock of ``folder`` while the block runs. A UserError says who has it already, and since when."""
-    # The lock is a file beside the folder. It goes with its process, however that ends.
+    # The lock is a file beside the folder, or in it where nothing may be written beside it. It goes with its process,
+    # however that ends. One folder has one lock, whatever links lead to it.
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock, holder = (folder.with_name(f".{folder.name.lstrip('.')}.{end}") for end in ("lock", "holder"))
+    place = folder.parent if os.access(folder.parent, os.W_OK) else folder
+    lock, holder = (place / f".{folder.name.lstrip('.')}.{end}" for end in ("lock", "holder"))
     try:
         with FileLock(lock, timeout=0):
             write_text(holder, f"process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S}")

@@ -9,6 +9,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from dgl_lib import several
 from dgl_lib.data.images import squash
 from dgl_lib.data.records import Dataset, Subset
 from dgl_lib.errors import UserError
-from dgl_lib.files import write_bytes, write_text
+from dgl_lib.files import set_aside, write_bytes, write_text
 from dgl_lib.models import Classifier, load_checkpoint, preprocess, save_checkpoint
 
 COLUMNS = ["epoch", "step", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"]
@@ -197,7 +198,7 @@ def fit(
     write_text(folder / "history.csv", pd.DataFrame(run.history, columns=COLUMNS).to_csv(index=False))  # all digits
     kept = {"epoch": run.best["epoch"], "val_accuracy": run.best["score"][0]}
     save_checkpoint(model, finished, **kept, **(facts or {}))
-    for left in folder.glob("*unfinished.pt*"):  # the save, and any that was killed half written
+    for left in folder.glob("*unfinished.pt*"):  # the save, and any that was killed half written or set aside
         left.unlink()
     return run.history
 
@@ -273,11 +274,15 @@ def save(run: Run) -> None:
 
 
 def resume(run: Run) -> None:
-    """Take ``run`` to where ``unfinished.pt`` left it, if there is one."""
-    if not (run.folder / "unfinished.pt").exists():
+    """Take ``run`` to where ``unfinished.pt`` left it, if there is one. A damaged one is set aside."""
+    if not (path := run.folder / "unfinished.pt").exists():
         return
     device = next(run.model.parameters()).device
-    saved = torch.load(run.folder / "unfinished.pt", map_location=device, weights_only=True)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, KeyError, RuntimeError, ValueError, UnpicklingError) as error:
+        set_aside(path, error)
+        return
     for name in ("model", "optimizer", "schedule"):
         getattr(run, name).load_state_dict(saved[name])
     for name in SAVED:
@@ -285,9 +290,9 @@ def resume(run: Run) -> None:
     run.began -= saved["seconds"]
     if several.RANK:  # the draws are the first process's
         return
-    torch.set_rng_state(saved["random"].cpu())
+    torch.set_rng_state(saved["random"])
     if "device_random" in saved:
-        torch.get_device_module(device).set_rng_state(saved["device_random"].cpu())
+        torch.get_device_module(device).set_rng_state(saved["device_random"])
 
 
 def read_history(folder: str | Path) -> list[dict]:

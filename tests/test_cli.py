@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import sys
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
@@ -13,11 +14,13 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from dgl_lib import data
 from dgl_lib.app import assess, cli, export, networks
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
+from dgl_lib.files import exclusive
 from dgl_lib.models import save_checkpoint, spg_plain
 from dgl_lib.study import paths
 from tests import sets
@@ -331,6 +334,68 @@ def test_a_broken_image_is_refused_or_left_out_and_counted(
     monkeypatch.chdir(tmp_path)
     text = shown("out", "--format", "csv")
     assert text.startswith("profile,method,layer,") and "\nout,dgl,add1," in text
+
+
+@pytest.fixture
+def mine(tmp_path: Path, checkpoint: Path) -> tuple[Path, tuple[str, ...]]:
+    """The root of a small data set with masks and boxes, and the command that evaluates it but for ``--out``."""
+    root = sets.folder(tmp_path / "mine")
+    boxes = [f"{c}/{i}.jpg,4,2,20,12" for c in ("cup", "spoon") for i in range(5)]
+    sets.write(root / "boxes.csv", "\n".join(["image,x0,y0,x1,y1", *boxes]))
+    how = ("--size", "32", "--device", "cpu", "--methods", "dgl", "--layers", "add1")
+    return root, ("evaluate", "folder", "--root", str(root), "--checkpoint", str(checkpoint), *how)
+
+
+@pytest.mark.parametrize("where", [".", "images/cup", "..", "link"])
+def test_an_output_folder_that_is_holds_or_lies_in_the_datas_is_refused(mine, where: str, monkeypatch) -> None:
+    root, command = mine
+    (root.parent / "link").symlink_to(root)
+    monkeypatch.chdir(root if where != "link" else root.parent)
+    monkeypatch.setattr(assess, "raw_maps", None)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    status, _, err = dgl(*command, "--out", where)
+    assert status == 2 and f"output folder: {where!r} given, one apart from the data's" in err
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_only_what_an_earlier_evaluation_made_goes(mine, tmp_path: Path) -> None:
+    root, command = mine
+    out = tmp_path / "out"
+    for name in ("boxes.csv", "images.csv"):
+        sets.write(out / name, "the user's own\n")
+    assert dgl(*command, "--out", str(out))[0] == 0
+    assert (out / "boxes.csv").read_text() == "the user's own\n" and (out / "scores.csv").is_file()
+    assert set(json.loads((out / "manifest.json").read_text())["files"]) == {"accuracy.csv", "scores.csv", "images.csv"}
+    shutil.rmtree(root / "masks")
+    sets.write(tmp_path / "kept.txt", "not in the folder")
+    document = json.loads((out / "manifest.json").read_text())
+    document["files"]["../kept.txt"] = "what leads out of the folder is not ours"
+    sets.write(out / "manifest.json", json.dumps(document))
+    assert dgl(*command, "--out", str(out))[0] == 0
+    assert sorted(path.name for path in out.glob("*.*")) == [".parts", "accuracy.csv", "boxes.csv", "manifest.json"]
+    assert (tmp_path / "kept.txt").is_file()
+
+
+def test_two_evaluations_do_not_mix(mine, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with exclusive(tmp_path / "out"):
+        for name in ("out", "link"):
+            status, _, err = dgl(*mine[1], "--out", str(tmp_path / name))
+            assert status == 2 and "out is being written by process" in err
+
+
+def test_photographs_that_change_in_place_get_new_maps(mine, tmp_path: Path) -> None:
+    root, command = mine
+    for file in (root / "images").rglob("*.jpg"):
+        picture = np.random.default_rng(0).integers(256, size=(24, 32, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(file, format="BMP")
+    assert dgl(*command, "--out", str(tmp_path / "out"))[0] == 0
+    for file in (root / "images").rglob("*.jpg"):
+        Image.fromarray(picture[::-1, ::-1]).save(file, format="BMP")
+    for name in ("out", "fresh"):
+        assert dgl(*command, "--out", str(tmp_path / name))[0] == 0
+    for name in ("scores.csv", "images.csv", "accuracy.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
 
 
 class NoMasks(Creatures):

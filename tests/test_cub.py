@@ -47,6 +47,8 @@ def test_without_segmentations(tmp_path):
         ("images.txt", 6, "8 x.jpg", ["'8' is listed twice"]),
         ("images.txt", 6, "7 001.Black_footed_Albatross/Bird_0008_56.jpg", ["a path is listed twice"]),
         ("images.txt", 6, "7 x.jpg", ["images/x.jpg", "1 of 4 cub test photographs"]),
+        ("images.txt", 6, "7 ../../../secret.jpg", ["secret.jpg: lies outside of", "1 of 4 cub test photographs"]),
+        ("images.txt", 6, "7 {above}/secret.jpg", ["secret.jpg: lies outside of", "1 of 4 cub test photographs"]),
         ("train_test_split.txt", 6, "", ["train_test_split.txt", "no line for '7' of images.txt; 1 of 16"]),
         ("train_test_split.txt", 6, "7 2", ["id 7", "'2' given, 0 or 1"]),
         ("image_class_labels.txt", 6, "7 3", ["image_class_labels.txt, id 7", "class 3 is not in classes.txt"]),
@@ -58,11 +60,13 @@ def test_without_segmentations(tmp_path):
     ],
 )
 def test_broken_lists(tmp_path, file, line, text, expected):
-    path = sets.cub(tmp_path) / "CUB_200_2011" / file
+    root = sets.cub(tmp_path / "data")
+    sets.picture(tmp_path / "secret.jpg")
+    path = root / "CUB_200_2011" / file
     lines = path.read_text().splitlines()
-    lines[line] = text
+    lines[line] = text.format(above=tmp_path)
     path.write_text("\n".join(lines))
-    refused(lambda: Cub("test", tmp_path), *expected)
+    refused(lambda: Cub("test", root), *expected)
 
 
 def test_box_outside_of_the_image(tmp_path):

@@ -261,6 +261,40 @@ class Watched(Toy):
         return changed(record, mask=np.zeros_like(record.mask)) if index == 2 else record
 
 
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+@pytest.mark.parametrize("size", [None, 16])
+def test_an_object_of_which_every_pixel_is_ignored_is_none(dtype: type, size: int | None) -> None:
+    """Of the second image's object nothing counts; before, the centred Gaussian had 100 % there."""
+
+    class Ignored(Toy):
+        def __getitem__(self, index: int) -> Record:
+            record = super().__getitem__(index)
+            ignore = record.mask | record.ignore if index == 1 else record.ignore
+            return changed(record, mask=record.mask.astype(dtype), ignore=ignore.astype(dtype))
+
+    with pytest.warns(UserWarning, match="toy test: 1 images without an object left out"):
+        scores = score(Ignored(3), {1.0: toy_maps(4, count=3)}, size=size)
+    assert scores.names == ["0", "2"]
+    same_images = score(Toy(3), {1.0: toy_maps(4, count=3)}, size=size)
+    assert np.array_equal(scores.hist, same_images.hist[:, [0, 2]])
+
+
+def test_masks_of_another_size_are_resized_once() -> None:
+    """From the sizes in which they are stored to the size asked, and not by way of the photograph's."""
+    stored, ignored = np.zeros((4, 4), np.uint8), np.full((5, 5), 255, np.uint8)
+    stored[:2] = 255
+
+    class Stored(Toy):
+        def __getitem__(self, index: int) -> Record:
+            record = super().__getitem__(index)
+            return changed(record, part=None, stored=([stored, stored.T], ignored))
+
+    scores = score(Stored(1), {1.0: toy_maps(4, count=1)}, size=8)
+    assert scores.hist.sum(-1)[0, 0].tolist() == [0, 48, 0, 16]
+    own = score(Stored(1), {1.0: toy_maps(4, count=1)})  # at the photograph's size its masks are there already
+    assert own.hist.sum(-1)[0, 0, metrics.REST] == Toy(1)[0].mask.sum()
+
+
 @pytest.mark.filterwarnings("ignore:.*1 images without an object left out")
 def test_a_killed_scoring_computes_only_what_is_missing(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(raw, "PART", 2)

@@ -43,3 +43,16 @@ def test_places_and_changes(tmp_path: Path) -> None:
         best = rows.loc[rows["rank"] == 1, "iou"]
         assert best.max().round(1) == rows["iou"].max().round(1)
     assert table.loc[table["kind"] == "baseline", "iou"].tolist() == [30.0] * 4
+
+
+def test_methods_that_tie_share_a_place(tmp_path: Path) -> None:
+    """Two with the same maps, and one that is worse than they are: 1, 1, 3."""
+    maps, data = random_maps(4), Bordered("test", 4)
+    maps.maps["cam", "add1"] = maps.maps["dgl", "add1"]
+    maps.maps["layer_cam", "add1"] = np.zeros_like(maps.maps["dgl", "add1"])
+    pairs = [*PAIRS, ("layer_cam", "add1")]
+    curves = normalised(data, maps, pairs, tmp_path)
+    curves[pairs[2]] = curves[pairs[2]] / 2
+    chosen = pd.DataFrame([{"kind": "method", "method": method, "layer": layer} for method, layer in pairs])
+    table = normalisations(sweep(curves, curves, pairs), curves, chosen)
+    assert table.pivot_table("rank", "method", "normalisation").to_numpy().tolist() == [[1] * 4, [1] * 4, [3] * 4]

@@ -1,15 +1,20 @@
 """Any folder of photographs: layout, split by name, tables, and what is refused."""
 
 import hashlib
+import os
 from collections import Counter
 
 import numpy as np
 import pytest
 import sets
+from PIL import Image
 from sets import refused
 
 from dgl_lib.data import load
 from dgl_lib.data.folder import Folder
+from dgl_lib.data.images import image_size, read_image, read_mask
+from dgl_lib.data.listed import read_text
+from dgl_lib.files import sha256
 
 SPLITS = ("train", "val", "test")
 
@@ -118,6 +123,60 @@ def test_what_is_missing(root):
 
 def test_two_images_of_a_class_are_too_few(tmp_path):
     refused(lambda: Folder("train", sets.folder(tmp_path, count=2)), "images/cup: 2 images", "three or more")
+
+
+def test_what_another_program_hides_is_no_class_and_no_photograph(root):
+    names = everything(root).keys()
+    for hidden in ("images/.trash/0.jpg", "images/cup/._0.jpg", "images/cup/.ipynb_checkpoints/1.jpg"):
+        sets.picture(root / hidden)
+    (root / "images/.ipynb_checkpoints").mkdir()
+    assert Folder("val", root).classes == ("cup", "spoon") and everything(root).keys() == names
+
+
+def test_links_that_leave_the_folder_are_refused(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for i in range(3):
+        sets.picture(elsewhere / f"secret/{i}.jpg")
+    (root / "images/cup/0.jpg").rename(root / "images/cup/copy of 1.jpg")
+    (root / "images/cup/0.jpg").symlink_to("copy of 1.jpg")
+    sets.many([root / "masks/cup/copy of 1.png"], root / "masks/cup/0.png")
+    assert len(everything(root)) == 11  # within it a link is as good as the file
+    (root / "images/cup/0.jpg").unlink()
+    (root / "images/cup/0.jpg").symlink_to(elsewhere / "secret/0.jpg")
+    refused(lambda: everything(root), "images/cup/0.jpg: lies outside of", "1 of ")
+    (root / "images/cup/0.jpg").unlink()
+    (root / "images/secret").symlink_to(elsewhere / "secret")
+    refused(lambda: Folder("train", root), "images/secret/", "lies outside of")
+    # A folder that the layout itself names may lie elsewhere: no list and no name leads there.
+    (root / "images/secret").unlink()
+    for kind in ("images", "masks"):
+        (root / kind).rename(elsewhere / kind)
+        (root / kind).symlink_to(elsewhere / kind)
+    assert len(everything(root)) == 10
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_folder_named_as_a_photograph_is_refused_unopened(root, make):
+    (root / "images/cup/0.jpg").unlink()
+    make(root / "images/cup/0.jpg")
+    refused(lambda: everything(root), "cup/0.jpg: not a regular file")
+    for read in (read_image, read_mask, image_size, read_text, sha256):
+        refused(lambda read=read: read(root / "images/cup/0.jpg"), "cup/0.jpg: not a regular file")
+
+
+def test_content_decides_not_names_and_sizes(tmp_path):
+    """A bitmap that was turned in place has its name, its size and perhaps its time stamp as before."""
+    root = sets.folder(tmp_path)
+    for file in (root / "images").rglob("*.jpg"):
+        picture = np.random.default_rng(0).integers(256, size=(24, 32, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(file, format="BMP")
+    before, file = {split: Folder(split, root).digest for split in SPLITS}, Folder("train", root).path(0)
+    size, times = file.stat().st_size, (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    Image.fromarray(picture[::-1, ::-1]).save(file, format="BMP")
+    os.utime(file, ns=times)
+    assert file.stat().st_size == size
+    after = {split: Folder(split, root).digest for split in SPLITS}
+    assert [split for split in SPLITS if before[split] != after[split]] == ["train"]
 
 
 def test_digest(root):

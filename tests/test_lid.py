@@ -112,6 +112,7 @@ def test_mask_values(tmp_path):
         ("ILSVRC2012_val_00000099.JPEG 3\n", ["list_cls.txt", "00000099", "(1 in all)"]),
         ("ILSVRC2012_val_00000002.JPEG\n", ["line 1", "2 values (image,class)"]),
         ("ILSVRC2012_val_00000002.JPEG 3\nILSVRC2012_val_00000002.JPEG 3\n", ["twice"]),
+        ("ILSVRC2012_val_00000002.jpg 3\nILSVRC2012_val_00000002.JPEG 3\n", ["val_00000002.jpg' is not in"]),
         ("ILSVRC2012_val_00000001.JPEG 3\n", ["00000001.JPEG", "1 of 1 lid all photographs"]),
     ],
 )

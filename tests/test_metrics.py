@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from dgl_lib import metrics
 from dgl_lib.errors import UserError
-from dgl_lib.metrics import BACKGROUND, IGNORE, PART, REST, IoUCurve, bootstrap, histograms, two_level
+from dgl_lib.metrics import BACKGROUND, IGNORE, PART, REST, IoUCurve, PxAP, bootstrap, histograms, two_level
 from dgl_lib.metrics.pixels import equal_area
 
 SHAPE = (5, 6)
@@ -42,6 +42,22 @@ def test_the_histogram_gives_every_threshold_at_once(q, mask, ignore, part) -> N
     objects, background = brute_force(q, mask, ignore)
     np.testing.assert_allclose(metrics.iou(hist), objects)
     np.testing.assert_allclose(metrics.miou(hist), (np.array(objects) + background) / 2)
+
+
+@pytest.mark.parametrize("one", [1, 255])
+@given(LEVELS, BOOLS, BOOLS, BOOLS)
+def test_whole_numbers_are_masks_too(one: int, q, mask, ignore, part) -> None:
+    masks = mask, ignore, part
+    numbers = [np.uint8(one) * of for of in masks]
+    assert np.array_equal(histograms(q, *numbers), histograms(q, *masks))
+    assert np.array_equal(histograms(q, mask, *numbers[1:]), histograms(q, *masks))
+    for metric, m in ((IoUCurve, q), (PxAP, q / 255)):
+        given, expected = metric(), metric()
+        if not ignore.all():
+            given.update(m, *numbers[:2])
+            expected.update(m, mask, ignore)
+        for name, count in expected.counts.items():
+            assert np.array_equal(given.counts[name], count)
 
 
 @given(LEVELS, BOOLS, BOOLS)

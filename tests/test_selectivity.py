@@ -238,6 +238,7 @@ def test_gap_by_hand() -> None:
     b[2, 3] = True
     assert gap(a, b) == pytest.approx(1)
     assert gap(a, a) == 0
+    assert gap(np.uint8(255) * a, np.uint8(1) * b) == gap(a, b)  # whole numbers are masks too
     with pytest.raises(UserError, match="a mask without a pixel"):
         gap(a, np.zeros_like(a))
 

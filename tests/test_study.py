@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -11,10 +12,10 @@ from typing import Any
 import nbformat
 import pytest
 
-from dgl_lib import evaluate, study
+from dgl_lib import evaluate, files, study
 from dgl_lib.data.creatures import CLASSES, Creatures
 from dgl_lib.errors import UserError
-from dgl_lib.files import exclusive, sha256, write_text
+from dgl_lib.files import exclusive, lies_in, sha256, write_text
 from dgl_lib.models import LAYER, LAYERS, load_checkpoint, save_checkpoint
 from dgl_lib.study import notebooks, paths, profile, readme, runner, steps
 from dgl_lib.study.profile import Profile, declared, read_profile, validated
@@ -241,6 +242,90 @@ def test_two_studies_do_not_mix(project: Path) -> None:
         run()
 
 
+@pytest.fixture
+def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notebooks leave a table each, and no kernel starts."""
+
+    def leave(source: Path, output: Path, *_: Any, **__: Any) -> None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(output, "{}")
+        write_text(output.parent / f"{source.stem[3:]}.csv", "2.0\n")
+
+    monkeypatch.setattr(runner, "execute", leave)
+
+
+def test_photographs_shown_meanwhile_stay_out_of_the_results(project: Path, no_kernel, monkeypatch) -> None:
+    """A second run of the profile that shows photographs, while the first executes its notebooks."""
+    folders, leave = [], runner.execute
+
+    def meanwhile(source: Path, output: Path, *rest: Any, **options: Any) -> None:
+        leave(source, output, *rest, **options)
+        folders.append(output.parent)
+        if len(folders) == 1:
+            assert run("full", "show_photos=true") == project / "results" / ".photos" / "full"
+            assert output.is_file()
+
+    monkeypatch.setattr(runner, "execute", meanwhile)
+    run()
+    assert len(folders) == len(set(folders)) == 4
+    assert (project / "results/full/01_first.ipynb").is_file()
+
+
+def test_the_committed_notebooks_are_run_by_one_at_a_time(project: Path) -> None:
+    before = (project / "notebooks" / "01_first.ipynb").read_bytes()
+    with (
+        exclusive(project / "results" / ".notebooks"),
+        pytest.raises(UserError, match=r"\.notebooks is being written by process \d+ since"),
+    ):
+        runner.rerun_committed(progress=False)
+    assert (project / "notebooks" / "01_first.ipynb").read_bytes() == before
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_results_on_another_disk(project: Path, no_kernel, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """``results``, or the folder of one profile in it, is a link to a disk to which nothing can be renamed."""
+    disk, rename = project / "disk", files.os.replace
+    place = project / "results" if whole else project / "results" / "full"
+    disk.mkdir()
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(disk)
+
+    def within_a_disk(source: Path, target: Path) -> None:
+        if lies_in(source.parent, disk) != lies_in(target.parent, disk):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target)
+
+    monkeypatch.setattr(files.os, "replace", within_a_disk)
+    run()
+    run()
+    assert (disk / "full" if whole else disk).joinpath("first.csv").read_text() == "2.0\n"
+    runner.rerun_committed(progress=False)
+
+
+def test_a_manifest_leads_nowhere_else_and_a_damaged_one_is_set_aside(project: Path, no_kernel) -> None:
+    manifest, own = run() / "manifest.json", project / "results" / "own.txt"
+    own.write_text("not ours")
+    document = json.loads(manifest.read_text())
+    document["notebooks"]["01_first"]["files"]["../own.txt"] = "0"
+    manifest.write_text(json.dumps(document))
+    run()
+    assert own.is_file()
+    manifest.write_text("")
+    with pytest.warns(UserWarning, match=r"^full/manifest.json is damaged \(.*\): set aside and made again$"):
+        run("full", notebooks=["01"])
+    assert list(json.loads(manifest.read_text())["notebooks"]) == ["01_first"]
+    assert manifest.with_name("manifest.json.damaged").is_file()
+
+
+def test_results_among_the_data_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Creatures("val", 16)
+    data.root = project / "results"
+    monkeypatch.setattr(steps, "load", lambda *_: data)
+    monkeypatch.setattr(runner, "check_inputs", lambda *_, **__: None)
+    with pytest.raises(UserError, match=r"output folder: .*full' given, one apart from the data's"):
+        run()
+
+
 def test_the_lock_goes_with_an_error(tmp_path: Path) -> None:
     with pytest.raises(KeyError), exclusive(tmp_path / "a"):
         raise KeyError
@@ -252,8 +337,9 @@ def test_quick_and_photographs_stay_out_of_git(project: Path) -> None:
     assert run("quick") == project / "results" / ".quick"
     assert run("full", "show_photos=true") == project / "results" / ".photos" / "full"
     assert run(out=project / "results" / "mine") == project / "results" / "mine"
-    with pytest.raises(UserError, match="a folder below the project's root allowed"):
-        run(out=project.parent / "elsewhere")
+    for out in (project.parent / "elsewhere", project / "results" / ".." / ".." / "elsewhere"):
+        with pytest.raises(UserError, match="a folder below the project's root allowed"):
+            run(out=out)
 
 
 def test_rerunning_the_committed_notebooks(project: Path) -> None:

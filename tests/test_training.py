@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -162,6 +163,18 @@ def test_killed_while_saving_the_save_before_is_whole(
     same(resume(tmp_path), whole, tmp_path)
 
 
+@pytest.mark.parametrize("size", [0, 1000, -1])
+def test_a_damaged_save_is_set_aside_and_training_begins_anew(
+    size: int, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "preprocess", killing(training.preprocess, 2))
+        train(tmp_path, save_every=1)
+    (tmp_path / "unfinished.pt").write_bytes((tmp_path / "unfinished.pt").read_bytes()[:size])
+    with pytest.warns(UserWarning, match=r"/unfinished.pt is damaged \(.*\): set aside and made again$"):
+        same(train(tmp_path), whole, tmp_path)
+
+
 @pytest.mark.parametrize("what", ["write_text", "save_checkpoint"])
 def test_killed_between_the_last_step_and_the_end(
     what: str, whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -260,7 +273,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk_leaves_the_file_that_was_there(name: str, after: int, tmp_path: Path) -> None:
     (tmp_path / name).write_text("as it was")
-    with full_disk(after), pytest.raises(OSError):
+    with full_disk(after), pytest.raises(OSError, match=re.escape(f"'{tmp_path / name}'")):
         WRITERS[name](tmp_path / name)
     assert (tmp_path / name).read_text() == "as it was"
     WRITERS[name](tmp_path / name)  # with room again, what was left half written is in nobody's way

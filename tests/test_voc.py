@@ -95,6 +95,13 @@ def test_broken_masks(root):
     refused(lambda: Voc("test", root), "2007_000050.png", "1 of 2 voc test masks")
 
 
+def test_lists_that_lead_out_of_the_data(root, tmp_path_factory):
+    listing, away = root / BASE / "ImageSets/Segmentation/val.txt", tmp_path_factory.mktemp("away") / "2007_000050"
+    away.with_suffix(".xml").write_text((root / BASE / "Annotations/2007_000050.xml").read_text())
+    listing.write_text(f"{away}\n")
+    refused(lambda: Voc("test", root), "2007_000050.xml: lies outside of", "1 of 1 voc test annotations")
+
+
 def test_box_outside_of_the_image(root):
     path = root / BASE / "Annotations/2007_000051.xml"
     path.write_text(path.read_text().replace("<xmax>12<", "<xmax>33<"))

@@ -4,6 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import sets
@@ -11,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sets import refused
 
-from dgl_lib.data import wsol
+from dgl_lib.data import Subset, wsol
 from dgl_lib.data.listed import group_boxes, read_rows
 from dgl_lib.data.wsol import Wsol, read_labels, read_masks, read_sizes
+from dgl_lib.evaluate import Maps
+from dgl_lib.evaluate.boxes import box_scores
+from dgl_lib.metrics import masks_at
 
 REAL = os.environ.get("DGL_WSOL_METADATA")
 Cub, Ilsvrc, OpenImages = (partial(Wsol, name) for name in ("cub_wsol", "ilsvrc", "openimages"))
@@ -64,6 +68,27 @@ def test_openimages_masks_of_another_size(tmp_path):
         sets.Image.fromarray(pixels).save(path)
     assert np.array_equal(data[0].mask, before)
     data.check()
+
+
+def test_openimages_masks_are_those_of_wsolevaluation_at_its_size(tmp_path):
+    """Its ``get_mask``: each file resized by nearest neighbour to 224 x 224, whatever the photograph's size is."""
+    data, random = OpenImages("val", sets.openimages(tmp_path)), np.random.default_rng(0)
+    for path, size in zip(data.annotations(0), [(31, 17), (300, 411), (24, 32)], strict=True):
+        sets.Image.fromarray(np.uint8(255) * random.integers(2, size=size, dtype=np.uint8)).save(path)
+
+    def theirs(path):
+        return (
+            cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (224, 224), interpolation=cv2.INTER_NEAREST) > 0.5
+        )
+
+    first, second, ignore = map(theirs, data.annotations(0))
+    mask, ignored = masks_at(*data[0].stored)
+    assert np.array_equal(mask, first | second) and np.array_equal(ignored, ignore & ~(first | second))
+    assert not np.array_equal(masks_at([data[0].mask])[0], mask)  # by way of the photograph's size it is another
+
+    maps = Maps({("dgl", "add1"): np.zeros((1, 3, 3), np.float32)}, np.zeros((1, 2), np.float32), np.zeros(1, int))
+    [found] = box_scores(Subset(data, [0]), {1.0: maps}, [{"method": "dgl", "layer": "add1"}], tmp_path).values()
+    assert found.pixels.sum(-1).tolist() == [[(~mask & ~ignored).sum(), mask.sum()]]
 
 
 def test_lists_from_the_environment(tmp_path, monkeypatch):
@@ -118,6 +143,20 @@ def test_missing_files(tmp_path):
     refused(lambda: OpenImages("val", root), "localization.txt", "4 of 4 have none")
     refused(lambda: OpenImages("all", root), "'all'", "train, val, test")
     refused(lambda: OpenImages("val", root / "nowhere"), "nowhere", "not a folder")
+
+
+@pytest.mark.parametrize("name", ["ILSVRC", "OpenImages"])
+@pytest.mark.parametrize("way", ["../../secret.png", "{above}/secret.png"])
+def test_lists_that_lead_out_of_the_data(tmp_path, name, way):
+    """A photograph of ILSVRC, and a mask of OpenImages."""
+    root = sets.openimages(tmp_path / "a") if name == "OpenImages" else sets.wsol_boxes(tmp_path / "a", name)
+    sets.mask(tmp_path / "secret.png", (2, 2, 9, 9))
+    lists = root / "metadata" / name / "val"
+    file, column = ("localization.txt", 1) if name == "OpenImages" else ("image_ids.txt", 0)
+    known = (lists / file).read_text().splitlines()[0].split(",")[column]
+    for listing in lists.iterdir():
+        listing.write_text(listing.read_text().replace(known, way.format(above=tmp_path)))
+    refused(lambda: Wsol(name.lower(), "val", root), "secret.png: lies outside of", "1 of ")
 
 
 def test_photograph_of_another_size_than_listed(tmp_path):

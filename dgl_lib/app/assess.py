@@ -1,6 +1,5 @@
 """Any classifier on any data set, without the study around it. One folder gets the tables that the notebooks make."""
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,10 +14,11 @@ from dgl_lib.app import networks
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import BASELINES, Maps, raw_maps, report, score
 from dgl_lib.evaluate.boxes import box_scores, box_table
-from dgl_lib.files import write_table, write_text
+from dgl_lib.files import exclusive, need_apart, sha256, write_table
 from dgl_lib.localize import METHODS, gradients, localize
 from dgl_lib.metrics import bootstrap
 from dgl_lib.models import Classifier, digest, preprocess
+from dgl_lib.study import manifest
 from dgl_lib.study.manifest import hardware, versions
 from dgl_lib.training import pick_device
 
@@ -69,37 +69,43 @@ def evaluate(
         localize(network.model, image, None, layers, methods, alpha=alpha, rule=rule)
 
     listed = {s: library.load(data, s, root=root, per_class=limit) for s in ("val", split)}
+    need_apart(out, listed["val"].root)
     parts = {s: _readable(network, part, skip_unreadable, progress) for s, part in listed.items()}
     left_out = {s: len(listed[s]) - len(part) for s, part in parts.items()}
     with_mask = all(part[0].mask is not None for part in parts.values())
     if not with_mask:
         parts = {s: _with_boxes(part) for s, part in parts.items()}
 
-    out.mkdir(parents=True, exist_ok=True)
     how: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "size": size, "alpha": alpha, "rule": rule}
-    kept: dict[str, Any] = {"folder": out / ".parts", "progress": progress}
-    maps = {s: raw_maps(network.model, part, device=device, **how, **kept) for s, part in parts.items()}
-    tables = {"accuracy": accuracy(parts[split], maps[split])}
-    if with_mask:
-        val, reported = (score(parts[s], {1.0: maps[s]}, **kept) for s in ("val", split))
-        tables["scores"] = report(val, reported)
-        write_table(out / "images.csv", reported.table(val))
-    else:
-        rows = [(*pair, "method") for pair in maps[split].maps] + [(name, "", "baseline") for name in BASELINES]
-        chosen = pd.DataFrame(rows, columns=["method", "layer", "kind"])
-        which = [{"method": method, "layer": layer} for method, layer, _ in rows]
-        before, after = (box_scores(parts[s], {1.0: maps[s]}, which, **kept) for s in ("val", split))
-        tables["boxes"] = box_table(chosen, before, after)
-    for name, table in tables.items():
-        write_table(out / f"{name}.csv", table)
-    for stale in {"boxes"} if with_mask else {"scores", "images"}:
-        (out / f"{stale}.csv").unlink(missing_ok=True)
     facts: dict[str, Any] = {"network": network.name, "model_sha256": digest(network.model), "data": data}
     facts |= {"data_sha256": {s: part.digest for s, part in parts.items()}}
     facts |= {"images": {s: len(part) for s, part in parts.items()}, "left_out": left_out}
     facts |= {"split": split, "per_class": limit, **how, "versions": versions(), "hardware": hardware()}
-    write_text(out / "manifest.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    with exclusive(out):
+        kept: dict[str, Any] = {"folder": out / ".parts", "progress": progress}
+        maps = {s: raw_maps(network.model, part, device=device, **how, **kept) for s, part in parts.items()}
+        tables = _tables(parts["val"], parts[split], maps["val"], maps[split], with_mask, kept)
+        for name, table in tables.items():
+            write_table(out / f"{name}.csv", table)
+        made = {file: sha256(out / file) for file in (f"{name}.csv" for name in tables)}
+        manifest.write(out, facts | {"files": made}, set(manifest.read(out).get("files", {})) - set(made))
+    tables.pop("images", None)  # for the folder alone
     return tables
+
+
+def _tables(
+    val_part: library.Dataset, part: library.Dataset, val: Maps, maps: Maps, with_mask: bool, kept: dict[str, Any]
+) -> dict[str, pd.DataFrame]:
+    """What is written: "accuracy", and "scores" with "images" or "boxes"."""
+    tables = {"accuracy": accuracy(part, maps)}
+    if with_mask:
+        chosen_on, reported = (score(of, {1.0: m}, **kept) for of, m in ((val_part, val), (part, maps)))
+        return tables | {"scores": report(chosen_on, reported), "images": reported.table(chosen_on)}
+    rows = [(*pair, "method") for pair in maps.maps] + [(name, "", "baseline") for name in BASELINES]
+    chosen = pd.DataFrame(rows, columns=["method", "layer", "kind"])
+    which = [{"method": method, "layer": layer} for method, layer, _ in rows]
+    before, after = (box_scores(of, {1.0: m}, which, **kept) for of, m in ((val_part, val), (part, maps)))
+    return tables | {"boxes": box_table(chosen, before, after)}
 
 
 def _readable(network: networks.Network, part: library.Dataset, skip: bool, progress: bool) -> library.Dataset:

@@ -35,8 +35,9 @@ class Folder(Listed):
     oriented = small = True
 
     def read_lists(self) -> dict[str, int]:
-        self.folder, splits, boxes = self.root / "images", self.root / "splits.csv", self.root / "boxes.csv"
-        self.classes = tuple(sorted(p.name for p in self.folder.glob("*/")))
+        self.folder, self.masks = self.root / "images", self.root / "masks"
+        splits, boxes = self.root / "splits.csv", self.root / "boxes.csv"
+        self.classes = tuple(sorted(p.name for p in self.folder.glob("[!.]*/")))  # hidden ones are some program's own
         if not self.classes:
             raise UserError(f"{self.folder}: no folder in it; images/CLASS/FILE.jpg expected")
         if odd := [name for name in self.classes if not name.isprintable()]:  # a checkpoint could not hold it
@@ -45,7 +46,7 @@ class Folder(Listed):
         roles: dict[str, str] = {}
         for label, name in enumerate(self.classes):
             place = self.folder / name
-            files = sorted(f"{name}/{p.name}" for p in place.iterdir() if p.suffix.lower() in SUFFIXES)
+            files = sorted(f"{name}/{p.name}" for p in place.glob("[!.]*") if p.suffix.lower() in SUFFIXES)
             if not files:
                 raise UserError(f"{place}: no image in it; files ending in {', '.join(SUFFIXES)} are read")
             [(stem, count)] = Counter(Path(file).stem for file in files).most_common(1)
@@ -64,7 +65,7 @@ class Folder(Listed):
         if boxes.is_file():
             self.boxes = group_boxes(read_table(boxes, "image", "x0", "y0", "x1", "y1"), boxes, {})
             compare(self.boxes, boxes, labels, "images/", every=False)
-        self.masks_needed = self.split != "train" and (self.root / "masks").is_dir()
+        self.masks_needed = self.split != "train" and self.masks.is_dir()
         return {name: label for name, label in labels.items() if roles[name] == self.split}
 
     def _masks(self, index: int) -> dict[str, Path]:

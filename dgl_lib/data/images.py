@@ -10,6 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dgl_lib.errors import UserError
+from dgl_lib.files import regular
 
 
 @contextmanager
@@ -17,7 +18,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     try:
         # Pillow warns from 89 megapixels on and refuses from 179 on; its refusal becomes ours, below.
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image = Image.open(path)
+            image = Image.open(regular(path))
         with image:
             yield image
     except UserError:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from dgl_lib.data.images import image_size, read_image, read_mask
 from dgl_lib.data.records import Dataset, Record, around
 from dgl_lib.errors import UserError
-from dgl_lib.files import sha256
+from dgl_lib.files import lies_in, regular, sha256
 
 SPLITS = ("train", "val", "test")
 SIDES = ("xmin", "ymin", "xmax", "ymax")  # of a box in Pascal VOC's annotation files
@@ -24,7 +25,7 @@ Root = str | Path | None
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, the last pixel included
 Size = tuple[int, int]  # height, width
 Groups = dict[str, list[list[str]]]  # first value of a row -> the other values of each row that begins so
-Pixels = dict[str, np.ndarray | None]  # "mask", "ignore", "part": (H, W) bool
+Pixels = dict[str, Any]  # "mask", "ignore", "part" and "stored" of a ``Record``
 
 
 class Listed(Dataset):
@@ -36,6 +37,7 @@ class Listed(Dataset):
     Photographs are taken as stored unless ``oriented`` is set: the published boxes and masks lie in that frame
     (ILSVRC2012_val_00018903 is the known case), and the published protocols ignore the EXIF orientation."""
 
+    root: Path
     splits: tuple[str, ...] = SPLITS
     oriented = False
     small = False  # so few images that a check may decode them all
@@ -53,8 +55,10 @@ class Listed(Dataset):
         self.sizes: dict[str, Size] = {}  # as a list states them
         labels = self.read_lists()
         self.names, self.labels = list(labels), np.array(list(labels.values()), dtype=np.int64)
-        need_files((f"{self.folder}/{self.file(name)}" for name in labels), f"{self.name} {split} photographs")
-        need_files((path for i in range(len(self)) for path in self.annotations(i)), f"{self.name} {split} masks")
+        photographs = (os.path.join(self.folder, self.file(name)) for name in labels)  # noqa: PTH118
+        masks, what = (path for i in range(len(self)) for path in self.annotations(i)), f"{self.name} {split}"
+        need_files(photographs, f"{what} photographs", self.root, self.folder)
+        need_files(masks, f"{what} masks", self.root, self.masks or self.folder)
 
     def read_lists(self) -> dict[str, int]:
         """Name -> label, in the split's order. Also sets the attributes above."""
@@ -122,12 +126,13 @@ class Listed(Dataset):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what the lists say, of the bytes of val's and test's masks, and of the photographs' file sizes."""
-        # The photographs' pixels are left out: to read 100 GB of them would take longer than the study.
+        """SHA-256 of what the lists say, and of the bytes of the photographs and of val's and test's masks."""
+        # Names, sizes and times do not tell whether a photograph is still the same. Reading ILSVRC's 140 GB takes
+        # minutes; each pass of a training reads and decodes them, too.
         total = hashlib.sha256(repr((self.name, self.split, self.classes)).encode())
         for index, (name, label) in enumerate(zip(self.names, self.labels.tolist(), strict=True)):
-            size = self.path(index).stat().st_size
-            total.update(repr((name, label, self.boxes.get(name, []), self.file(name), size)).encode())
+            content = sha256(self.path(index))
+            total.update(repr((name, label, self.boxes.get(name, []), self.file(name), content)).encode())
             for path in self.annotations(index) if self.split != "train" else ():
                 total.update(sha256(path).encode())
         return total.hexdigest()
@@ -145,20 +150,29 @@ class Listed(Dataset):
         return DOWNLOADS
 
 
-def need_files(files: Iterable[str | Path], what: str) -> None:
-    """UserError, with the first and the count of those missing, unless every file exists."""
-    # Each folder is listed once. To ask for a million files one by one takes minutes on a disk that is not local.
+def need_files(files: Iterable[str | Path], what: str, *folders: Path) -> None:
+    """UserError, with the first and the count of the others, unless each is a file that lies in one of ``folders``.
+
+    Links are followed, and names in lists may hold "..": nothing is read that lies elsewhere."""
+
+    def inside(path: str) -> bool:
+        return any(lies_in(path, folder) for folder in folders)
+
+    # Each place is listed once. To ask for a million files one by one takes minutes on a disk that is not local.
     wanted = {file: os.path.split(file) for file in files}
-    folders = {folder for folder, _ in wanted.values()}
-    there = {folder: set(os.listdir(folder)) for folder in folders if os.path.isdir(folder)}  # noqa: PTH112, PTH208
-    if missing := [file for file, (folder, name) in wanted.items() if name not in there.get(folder, ())]:
-        raise UserError(f"{missing[0]}: no such file; {len(missing)} of {len(wanted)} {what} are missing")
+    there: dict[str, set[str]] = {}
+    for place in {place for place, _ in wanted.values() if os.path.isdir(place) and inside(place)}:  # noqa: PTH112
+        with os.scandir(place) as found:
+            there[place] = {x.name for x in found if x.is_file() and (not x.is_symlink() or inside(x.path))}
+    if missing := [file for file, (place, name) in wanted.items() if name not in there.get(place, ())]:
+        why = f"lies outside of {str(folders[0])!r}" if regular(missing[0]).exists() else "no such file"
+        raise UserError(f"{missing[0]}: {why}; {len(missing)} of {len(wanted)} {what} are missing")
 
 
 def read_text(path: Path) -> str:
     """A text file in UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return regular(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         missing = isinstance(error, FileNotFoundError)
         raise UserError(f"{path}: {'no such file' if missing else f'not a readable text file ({error})'}") from error

@@ -53,6 +53,7 @@ class Pets(listed.Listed):
             self.heads = listed.group_boxes(listed.read_table(heads, "image", *listed.SIDES), heads, {})
         else:
             xmls = {name: path for name in chosen if (path := notes / "xmls" / f"{name}.xml").is_file()}
+            listed.need_files(xmls.values(), f"pets {self.split} annotations", notes)
             self.heads = {name: [box for _, box in listed.read_objects(path)] for name, path in xmls.items()}
         return {name: number - 1 for name, number in chosen.items()}
 

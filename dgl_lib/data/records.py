@@ -2,11 +2,13 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -24,6 +26,9 @@ class Record:
     mask: np.ndarray | None = None  # (H, W) bool, the object's pixels; None if no mask is known
     ignore: np.ndarray | None = None  # (H, W) bool, pixels left out of every score; None if all count
     part: np.ndarray | None = None  # (H, W) bool, what sets the classes apart, a subset of ``mask``; None if unknown
+    #: The objects' masks and the ignore mask as stored, (h, w) each, where they may have sizes of their own. Whoever
+    #: needs another size than the image's begins here, so that a mask is resized once.
+    stored: tuple[Sequence[np.ndarray], np.ndarray | None] | None = None
 
 
 class Dataset(Protocol):
@@ -34,6 +39,7 @@ class Dataset(Protocol):
     classes: tuple[str, ...]
     names: list[str]
     labels: np.ndarray  # (n,) int64
+    root: Path | None = None  # the folder of its files, if it has any
 
     @property
     def digest(self) -> str: ...  # SHA-256 of images and annotations
@@ -50,7 +56,7 @@ class Subset(Dataset):
         self.dataset, self.indices = dataset, [int(i) for i in indices]
         self.name, self.split, self.classes = dataset.name, dataset.split, dataset.classes
         self.names, self.labels = [dataset.names[i] for i in self.indices], dataset.labels[self.indices]
-        self._changed = self.names
+        self.root, self._changed = getattr(dataset, "root", None), self.names
 
     def image(self, index: int) -> np.ndarray:
         return self.dataset.image(self.indices[index])
@@ -114,6 +120,20 @@ def _decode(dataset: Dataset, progress: bool, and_then: str = "") -> tuple[list[
             errors.append(str(error))
     count = f"{what}: {len(errors)} of {len(dataset)} images cannot be read{and_then}"
     return readable, f"{count}; the first: {errors[0]}" if errors else ""
+
+
+def united(
+    instances: Sequence[np.ndarray], ignore: np.ndarray | None, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Object and ignore masks of ``size`` (H, W), bool: nearest neighbour, above 0.5, instances united, ignore minus
+    object, as in wsolevaluation. The masks given are (h, w), each of any size, bool or 0..255. UserError: no instance.
+    """
+    if not len(instances):
+        raise UserError("masks: none given, at least one instance needed")
+    every = [*instances, np.zeros((1, 1)) if ignore is None else ignore]
+    resized = [cv2.resize(m.astype(np.float32), size[::-1], interpolation=cv2.INTER_NEAREST) > 0.5 for m in every]
+    mask = np.any(resized[:-1], axis=0)
+    return mask, resized[-1] & ~mask
 
 
 def around(mask: np.ndarray) -> np.ndarray:

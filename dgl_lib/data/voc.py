@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dgl_lib.data.listed import Listed, Pixels, Size, every_nth, read_named, read_objects
+from dgl_lib.data.listed import Listed, Pixels, Size, every_nth, need_files, read_named, read_objects
 from dgl_lib.errors import UserError
 
 FOLDER = "VOCdevkit/VOC2012"  # as torchvision unpacks it
@@ -46,6 +46,7 @@ class Voc(Listed):
         listing = base / "ImageSets" / "Segmentation" / ("val.txt" if self.split == "test" else "train.txt")
         images = dict.fromkeys(read_named(listing, "name", None), 0)
         images = images if self.split == "test" else every_nth(images, 5, held_out=self.split == "val")
+        need_files((base / "Annotations" / f"{image}.xml" for image in images), f"voc {self.split} annotations", base)
         labels = {}
         for image in images:
             path = base / "Annotations" / f"{image}.xml"

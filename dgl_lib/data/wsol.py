@@ -17,12 +17,12 @@ last two with masks. ``lid``: ``ilsvrc``'s train, then 2,759 and 20,392 images o
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from dgl_lib.data import listed
 from dgl_lib.data.images import orientation
 from dgl_lib.data.listed import Pixels, Root, Size
+from dgl_lib.data.records import united
 from dgl_lib.errors import UserError
 
 FOLDERS = {"cub_wsol": "CUB", "ilsvrc": "ILSVRC", "openimages": "OpenImages"}  # name -> folder of lists and of images
@@ -42,7 +42,7 @@ class Wsol(listed.Listed):
 
     METADATA is $DGL_WSOL_METADATA, else ``ROOT/metadata``. CUB and ILSVRC have all boxes of an image and no mask. An
     OpenImages mask unites the objects of an image, its ignore mask leaves the objects out, and its one box goes around
-    them; a mask file of another size than its photograph is brought to that size by nearest neighbour. ILSVRC's class
+    them; a mask file of another size than its photograph is brought to each size by nearest neighbour. ILSVRC's class
     names are torchvision's for its ImageNet weights (same order), the others' the folders in the IDs."""
 
     def __init__(self, name: str, split: str, root: Root = None):
@@ -74,10 +74,10 @@ class Wsol(listed.Listed):
         return True  # OpenImages keeps masks at a resolution of their own
 
     def pixels(self, index: int, size: Size, values: list[np.ndarray]) -> Pixels:
-        shown = [cv2.resize(each, size[::-1], interpolation=cv2.INTER_NEAREST) > 0 for each in values]
         count = len(self.objects[self.names[index]])
-        mask = np.logical_or.reduce(shown[:count])
-        return {"mask": mask, "ignore": shown[count] & ~mask if len(shown) > count else None}
+        stored = values[:count], values[count] if len(values) > count else None
+        mask, ignore = united(*stored, size)
+        return {"mask": mask, "ignore": ignore if stored[1] is not None else None, "stored": stored}
 
 
 class Lid(listed.Listed):
@@ -104,9 +104,9 @@ class Lid(listed.Listed):
         self.folder, self.masks = self.root / "ILSVRC" / "val", self.root / "LID" / "val"
         listing, lists = metadata(self.root, "LID", "val") / "list_cls.txt", metadata(self.root, "ILSVRC", "test")
         by_file, sizes = read_labels(lists), read_sizes(lists)
-        names = [Path(file).stem for file in listed.read_named(listing, "image,class", None)]
-        files = {name: f"val/{name}.JPEG" for name in names}
-        listed.compare(files.values(), listing, by_file, f"{lists / 'image_ids.txt'}", every=False)
+        listing_files = [f"val/{file}" for file in listed.read_named(listing, "image,class", None)]
+        listed.compare(listing_files, listing, by_file, f"{lists / 'image_ids.txt'}", every=False)
+        files = {Path(file).stem: file for file in listing_files}
         self.classes = imagenet_names(max(by_file.values()) + 1, lists)
         self.sizes = {name: sizes[file] for name, file in files.items() if file in sizes}
         labels = {name: by_file[file] for name, file in files.items()}

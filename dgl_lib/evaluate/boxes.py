@@ -56,7 +56,8 @@ def box_scores(
     @cache  # read once for all rows, and not at all where every row is on disk
     def truth(i: int) -> Truth:
         record = dataset[i]
-        mask, ignore = (None, None) if record.mask is None else metrics.masks_at([record.mask], record.ignore)
+        own = None if record.mask is None else record.stored or ([record.mask], record.ignore)
+        mask, ignore = metrics.masks_at(*own) if own else (None, None)
         return scale(record.boxes, record.image.shape[:2]), mask, ignore
 
     def searched(row: Row, raw: list[np.ndarray]) -> dict[str, np.ndarray]:

@@ -109,7 +109,7 @@ def score(
         facts = {"data": dataset.digest, "maps": hashed.hexdigest(), "settings": settings, "size": size}
         parts = parts_folder(folder, "scores", facts)
     found = in_parts(len(dataset), counted, parts, f"scoring {what}", progress)
-    there = found["has_object"]
+    there = found["hist"][:, 0, [metrics.REST, metrics.PART]].any((1, 2))  # object pixels that count
     if not there.any():
         raise UserError(f"{what}: no mask holds an object pixel, at least one needed")
     if not there.all():
@@ -123,7 +123,7 @@ def score(
 def _histograms(
     record: Record, i: int, maps: dict[float, Maps], settings: Sequence[Setting], size: int | None
 ) -> dict[str, Any]:
-    """Image i's histograms (rows, 4, 256) int32, whether it has an object, and whether its part is known."""
+    """Image i's histograms (rows, 4, 256) int32, and whether its part is known."""
 
     def sized(pixels: np.ndarray | None) -> np.ndarray | None:
         if pixels is None or size is None:
@@ -131,9 +131,12 @@ def _histograms(
         copy = torch.from_numpy(pixels.astype(np.float32))[None, None]  # kept masks are read-only
         return torch.nn.functional.interpolate(copy, size=(size, size), mode="nearest-exact")[0, 0].numpy() > 0.5
 
-    mask, ignore, part = map(sized, (record.mask, record.ignore, record.part))
-    if mask is None:
+    if (mask := sized(record.mask)) is None:
         raise UserError(f"{record.name}: no mask, one is needed to score pixels")
+    ignore, part = sized(record.ignore), sized(record.part)
+    if size is not None and record.stored:
+        mask = np.any([sized(one) for one in record.stored[0]], axis=0)  # type: ignore[arg-type]
+        ignore = None if record.stored[1] is None else sized(record.stored[1]) & ~mask
     of_image = [{s: m.maps[pair][i] for s, m in maps.items()} for pair in next(iter(maps.values())).maps]
     hist = np.zeros((len(of_image) * len(settings) + len(BASELINES), 4, 256), np.int32)
     # Neighbours of one shape are post-processed together, a few MB at a time.
@@ -148,7 +151,7 @@ def _histograms(
                 hist[k * len(settings) + j] = metrics.histograms(q, mask, ignore, part)
     for row, baseline in enumerate(BASELINES.values(), start=-len(BASELINES)):
         hist[row] = metrics.histograms(to_uint8(baseline(mask.shape)), mask, ignore, part)
-    return {"hist": hist, "has_object": mask.any(), "has_part": part is not None}
+    return {"hist": hist, "has_part": part is not None}
 
 
 def each_image(count: int, of: Callable[[int], Any], what: str, progress: bool) -> list[Any]:

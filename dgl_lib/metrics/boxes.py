@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 
+from dgl_lib.data.records import united
 from dgl_lib.errors import UserError
 from dgl_lib.maps import minmax
 
@@ -66,14 +67,8 @@ def _checked(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def masks_at(
     instances: Sequence[np.ndarray], ignore: np.ndarray | None = None, size: int = SIZE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Object and ignore masks (size, size) bool: nearest neighbour, above 0.5, instances united, ignore minus object.
-    The masks given are (H, W), each of any size, bool or 0..255. UserError: no instance."""
-    if not len(instances):
-        raise UserError("masks: none given, at least one instance needed")
-    every = [*instances, np.zeros((1, 1)) if ignore is None else ignore]
-    resized = [cv2.resize(m.astype(np.float32), (size, size), interpolation=cv2.INTER_NEAREST) > 0.5 for m in every]
-    mask = np.any(resized[:-1], axis=0)
-    return mask, resized[-1] & ~mask
+    """``data.records.united`` at (size, size)."""
+    return united(instances, ignore, (size, size))
 
 
 @dataclass(frozen=True)

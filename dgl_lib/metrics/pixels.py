@@ -16,8 +16,8 @@ def histograms(
     q: np.ndarray, mask: np.ndarray, ignore: np.ndarray | None = None, part: np.ndarray | None = None
 ) -> np.ndarray:
     """Pixels of each region at each grey level, (4, 256) int32, rows as ``REGIONS``, of a uint8 map ``q`` (H, W).
-    The masks are bool (H, W): ``mask`` the object, ``ignore`` what no score counts, be it object or not, and ``part``
-    the telling part, which counts inside of the object only. UserError: q is not uint8, or sizes differ."""
+    The masks are (H, W), true or other than 0: ``mask`` the object, ``ignore`` what no score counts, be it object or
+    not, and ``part`` the telling part, which counts inside of the object only. UserError: q is not uint8, or sizes."""
     if q.dtype != np.uint8:
         raise UserError(f"map: {q.dtype} given, uint8 (round(255 m) of a map in 0..1) needed")
     for what, pixels in (("mask", mask), ("part", part), ("ignore mask", ignore)):
@@ -25,9 +25,9 @@ def histograms(
             raise UserError(f"{what}: {pixels.shape} given, the map's {q.shape} needed")
     region = np.array(mask, bool).astype(np.uint8)  # BACKGROUND is 0 and REST is 1
     if part is not None:
-        region[part & mask] = PART
+        region[np.array(part, bool) & (region == REST)] = PART
     if ignore is not None:
-        region[ignore] = IGNORE
+        region[np.array(ignore, bool)] = IGNORE
     hist, rows = np.zeros((4, 256), np.int32), max(1, EXACT // max(1, q.shape[1]))
     for y in range(0, len(q), rows):
         some = [region[y : y + rows], np.ascontiguousarray(q[y : y + rows])]

@@ -31,12 +31,13 @@ def piece_shares(maps: np.ndarray, pieces: np.ndarray) -> np.ndarray:
     """Share of each raw map's positive mass in each piece of one picture, (N, k) in 0..1; zeros if it has none.
     The positive part of ``maps`` (N, h, w) is resized bilinearly to the size of ``pieces``, (k, H, W) bool."""
     large = resize(torch.from_numpy(maps).double().relu(), pieces.shape[1:]).flatten(1).numpy()  # N x HW
-    mass, total = large @ pieces.reshape(len(pieces), -1).T.astype(np.float64), large.sum(1, keepdims=True)
+    mass, total = large @ pieces.reshape(len(pieces), -1).T.astype(bool), large.sum(1, keepdims=True)
     return np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
 
 
 def gap(a: np.ndarray, b: np.ndarray) -> float:
     """Pixels from one mask (H, W) bool to the other: 1 where they touch, 0 if they overlap. UserError: an empty one."""
+    a, b = a.astype(bool), b.astype(bool)
     if not (a.any() and b.any()):
         raise UserError("gap: a mask without a pixel given, two objects needed")
     return float(cv2.distanceTransform((~a).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[b].min())

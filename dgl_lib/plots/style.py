@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dgl_lib.data.records import Record
+from dgl_lib.files import write_bytes
 
 #: Perceptual maps: one for localization maps in 0..1, one for signed values around 0.
 MAP, SIGNED = "magma", "RdBu_r"
@@ -84,7 +85,7 @@ def save(figure: Figure, folder: Path, name: str) -> Figure:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     plt.close(figure)  # else a notebook would draw it once more at the end of the cell
-    (folder / f"{name}.png").write_bytes(small_png(drawn.getvalue()))
+    write_bytes(folder / f"{name}.png", small_png(drawn.getvalue()))
     return figure
 
 
@@ -144,7 +145,7 @@ def show_masks(axes: Axes, record: Record) -> None:
     regions = np.zeros(record.image.shape[:2], np.uint8)
     for value, pixels in ((1, record.mask), (2, record.part), (3, record.ignore)):
         if pixels is not None:
-            regions[pixels] = value
+            regions[pixels.astype(bool)] = value
     bare(axes).imshow(regions, REGIONS, vmin=-0.5, vmax=3.5, interpolation="nearest")
 
 

@@ -5,14 +5,14 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dgl_lib.files import sha256, write_text
+from dgl_lib.files import set_aside, sha256, write_bytes, write_text
 
 PACKAGES = (
     *("torch", "torchvision", "numpy", "opencv-python-headless", "safetensors", "pandas", "matplotlib"),
@@ -55,22 +55,36 @@ def revision(root: Path) -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest that an earlier run left in ``folder``; empty where there is none. A damaged one is set aside."""
+    path = folder / "manifest.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (TypeError, ValueError) as error:
+        set_aside(path, error)
+        return {}
+
+
+def write(folder: Path, document: Mapping[str, Any], stale: Iterable[str] = ()) -> None:
+    """Write the manifest of ``folder``, then remove the ``stale`` files, which the manifest before it told of."""
+    write_text(folder / "manifest.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    for name in stale:
+        if Path(name).name == name:  # else it leads out of the folder, and is not ours
+            (folder / name).unlink(missing_ok=True)
+
+
 def publish(stage: Path, target: Path, facts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Move what each notebook of a finished run made from ``stage/NAME`` to ``target``, and say so in its manifest.
+    """Copy what each notebook of a finished run made from ``stage/NAME`` to ``target``, and say so in its manifest.
 
     Files that only the run of the same notebook before it had made go. What other notebooks made stays. ``facts`` are
     what is known of each notebook's run, by the notebook's name."""
-    path = target / "manifest.json"
-    entries = json.loads(path.read_text(encoding="utf-8")).get("notebooks", {}) if path.is_file() else {}
+    entries, stale = read(target).get("notebooks", {}), set[str]()
     same = {"versions": versions(), "hardware": hardware()}
     for name, known in facts.items():
         made = {file.name: sha256(file) for file in sorted((stage / name).iterdir())}
-        for gone in set(entries.get(name, {}).get("files", {})) - set(made):
-            (target / gone).unlink(missing_ok=True)
-        target.mkdir(parents=True, exist_ok=True)
-        for file in made:
-            os.replace(stage / name / file, target / file)
+        stale |= set(entries.get(name, {}).get("files", {})) - set(made)
+        for file in made:  # not renamed: the target may be a link to another disk
+            write_bytes(target / file, (stage / name / file).read_bytes())
         entries[name] = {**known, **same, "files": made}
-    text = json.dumps({"notebooks": dict(sorted(entries.items()))}, indent=2, ensure_ascii=False)
-    write_text(path, text + "\n")
+    write(target, {"notebooks": dict(sorted(entries.items()))}, stale)
     shutil.rmtree(stage)

@@ -13,7 +13,7 @@ from dgl_lib.data import SPLITS, need_readable
 from dgl_lib.data.listed import Listed
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import every_map, maps_of_scales
-from dgl_lib.files import exclusive, sha256, write_table
+from dgl_lib.files import exclusive, need_apart, sha256, write_bytes, write_table
 from dgl_lib.models import load_checkpoint
 from dgl_lib.study import claims, manifest, paths, steps
 from dgl_lib.study.notebooks import execute
@@ -52,9 +52,10 @@ def run(
         raise UserError(f"notebooks: {', '.join(notebooks)} given, {', '.join(ALL)} allowed")
     folder = f".photos/{name}" if profile.show_photos else ".quick" if name == "quick" else name
     target = (out or paths.project_root() / "results" / folder).absolute()
-    if not target.is_relative_to(paths.project_root()):
+    if ".." in target.parts or not target.is_relative_to(paths.project_root()):
         raise UserError(f"results: {str(out)!r} given, a folder below the project's root allowed")
     check_inputs(profile, localizing=until != "train", scoring=until == "notebooks")
+    need_apart(target, steps.load(profile.data, "val", profile.skip_unreadable).root)
     seconds: dict[str, float] = {}
     if until == "train" or profile.checkpoint == "trained":
         checkpoint = steps.train_classifier(profile, progress=progress)
@@ -108,7 +109,7 @@ def rerun_committed(*, progress: bool = True) -> None:
         for source in sources:
             execute(source, stage / source.name, {}, published={}, progress=progress)
         for source in sources:
-            os.replace(stage / source.name, source)
+            write_bytes(source, (stage / source.name).read_bytes())
         shutil.rmtree(stage)
 
 

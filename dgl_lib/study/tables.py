@@ -6,6 +6,7 @@ broke off goes on where it stood.
 
 from collections import defaultdict
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from dgl_lib.evaluate.normalisation import normalisations, normalised, sweep
 from dgl_lib.evaluate.padding import padding_table
 from dgl_lib.evaluate.raw import beside_weights
 from dgl_lib.evaluate.scores import SINGLE
-from dgl_lib.files import key_of, write_table
+from dgl_lib.files import kept, key_of, write_table
 from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.metrics import bootstrap, iou
 from dgl_lib.models import LAYER, LAYERS, NETWORKS, Classifier, SPGPlain, digest, load_checkpoint, preprocess
@@ -380,8 +381,14 @@ def every_effect(it: Measured) -> pd.DataFrame:
     facts = profile.model_dump(include={"image_size", "alpha", "rule", "layer", "layers", "scales", "kernels"})
     facts |= {"precision": "fast"} if profile.precision == "fast" else {}
     facts |= {"model": [digest(model), beside_weights(model)], "data": [part.digest for part in it.parts], "format": 1}
-    if (file := it.kept["folder"] / f"effects-{key_of(facts)}.csv").exists():
-        return pd.read_csv(file).fillna({"detail": ""})
+    # As the bytes of the table: a ``.npz`` tells a file that was cut off from a shorter one.
+    stored = kept(it.kept["folder"] / f"effects-{key_of(facts)}.npz", partial(_effects, it, model))
+    return pd.read_csv(BytesIO(stored["csv"].tobytes())).fillna({"detail": ""})
+
+
+def _effects(it: Measured, model: Classifier) -> dict[str, np.ndarray]:
+    """The table of ``every_effect``, as what ``kept`` keeps."""
+    profile = it.profile
     val_maps, test_maps = _by_scale(it, [("dgl", profile.layer)])
     val, chosen = treatments.search(it.val, val_maps, profile.scales, profile.kernels, progress=it.progress)
     test = treatments.score_chosen(it.test, test_maps, chosen, progress=it.progress)
@@ -400,8 +407,8 @@ def every_effect(it: Measured) -> pd.DataFrame:
     if asked := _mosaics(it, it.test, it.maps):
         gain = whose.selectivity_gain(whose.pointing(*asked), profile.layers)
         found.append(effects.effect("C10", "pixel selection minus signed Grad-CAM", gain))
-    write_table(file, pd.concat(found, ignore_index=True), digits=IMAGES)
-    return every_effect(it)
+    table = pd.concat(found, ignore_index=True).to_csv(index=False, float_format=f"%.{IMAGES}g", lineterminator="\n")
+    return {"csv": np.frombuffer(table.encode(), np.uint8)}
 
 
 TABLES = {"05": comparison, "06": scoring, "07": control, "08": trainings}
