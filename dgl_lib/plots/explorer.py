@@ -1,7 +1,7 @@
 """Sliders for all that a map depends on, and a picture that follows at once: no network runs behind them.
 
-G_J = sum_j p_j G_j - alpha G_c      the logit gradients G_j of all classes give every class and every alpha
-A   = n(S) - t n(G_J)                t = 1 is the talk's step; both gradients stay those at S
+G_J = (1 - p_c) G_1 - (alpha - 1) G_c      two gradients of a class give every alpha (``pulling.loss_gradient``)
+A   = n(S) - t n(G_J)                      t = 1 is the talk's step; both gradients stay those at S
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ import cv2
 import ipywidgets as widgets
 import matplotlib as mpl
 import numpy as np
-import torch
 from torch import Tensor
 
 from dgl_lib import localize
@@ -21,19 +20,19 @@ from dgl_lib.metrics.boxes import search
 from dgl_lib.metrics.pixels import histograms, iou
 from dgl_lib.models import Classifier, preprocess
 from dgl_lib.plots import style
+from dgl_lib.pulling import loss_gradient, rest_of
 
 
-def every_map(found: localize.Gradients, c: int, layer: str, alpha: float, step: float) -> dict[str, Tensor]:
-    """Maps (h, w) of class ``c`` under the released rule, by method; those of ``localize`` where ``step`` is 1.
+def every_map(found: localize.Gradients, i: int, layer: str, alpha: float, step: float) -> dict[str, Tensor]:
+    """Maps (h, w) of the ``i``-th image of ``found`` for its class under the released rule, by method.
 
-    ``found`` is of one image that stands once for each class j, with that class's G_j."""
-    S, G, w = found[layer].S[:1], found[layer].G_c, found.logits[:1].softmax(1)  # 1 x K x h x w, C x K x h x w, 1 x C
-    w[:, c] = 0
-    w[:, c] = 1 - alpha - w.sum(1)  # p - alpha y, and nothing cancels at p_c near 1
-    A = localize.n(S) - step * localize.n(torch.einsum("nc,ckhw->nkhw", w, G))
-    maps = {"dgl": localize.pixel_selection(A, G[[c]]), "pixel_selection": localize.pixel_selection(S, G[[c]])}
+    ``found`` is of the autograd rule, G_J standing for G_1. Where ``step`` is 1, the maps are those of ``localize``."""
+    S, G_c, G_1 = (X[[i]] for X in found[layer])  # 1 x K x h x w each
+    rest = rest_of(found.logits, found.classes)[[i]]  # 1 - p_c
+    A = localize.n(S) - step * localize.n(loss_gradient(G_c, G_1, rest, alpha))
+    maps = {"dgl": localize.pixel_selection(A, G_c), "pixel_selection": localize.pixel_selection(S, G_c)}
     maps |= {f"enhanced_map{end}": getattr(localize, f"features{end}")(A) for end in localize.READINGS}
-    maps |= {name: getattr(localize, name)(S, G[[c]]) for name in ("grad_cam_signed", "layer_cam")}
+    maps |= {name: getattr(localize, name)(S, G_c) for name in ("grad_cam_signed", "layer_cam")}
     return {method: m[0].cpu() for method, m in maps.items()}
 
 
@@ -61,16 +60,16 @@ def explorer(
 ) -> widgets.VBox:
     """Controls over a picture of ``records``' maps on ``layers``, which starts at the first of each.
 
-    The network runs here, once for each image and class. ``size`` is the side of its input in pixels, and ``pixels`` is
-    that of ``maps.grid``."""
-    every = torch.arange(len(model.classes))
-    images = (preprocess(model, [record.image], size).expand(len(every), -1, -1, -1) for record in records)
-    kept = [localize.gradients(model, x, every, layers, needs=("G_c",)) for x in images]
-    words = [*(name.replace("_", " ") for name in model.classes), "its own label"]
+    The network runs here, once for each image and each class that one of them has. ``size`` is the side of its input
+    in pixels, and ``pixels`` is that of ``maps.grid``."""
+    classes = sorted({record.label for record in records})
+    images = (preprocess(model, [record.image], size).expand(len(classes), -1, -1, -1) for record in records)
+    kept = [localize.gradients(model, x, classes, layers, rule="autograd") for x in images]
+    words = [model.classes[c].replace("_", " ") for c in classes]
     methods = [(style.name(method), method) for method in every_map(kept[0], 0, layers[0], 1.0, 1.0)]
     controls: dict[str, Any] = {
-        "image": widgets.Dropdown(options=[(words[record.label], i) for i, record in enumerate(records)]),
-        "class": widgets.Dropdown(options=[(words[c], c) for c in range(-1, len(every))]),
+        "image": widgets.Dropdown(options=[(record.name, i) for i, record in enumerate(records)]),
+        "class": widgets.Dropdown(options=[("its own label", -1), *((word, j) for j, word in enumerate(words))]),
         "layer": widgets.Dropdown(options=layers),
         "method": widgets.Dropdown(options=methods),
         "alpha": widgets.FloatLogSlider(value=10, min=-0.5, max=2, step=0.05),
@@ -80,12 +79,12 @@ def explorer(
     shown, said = widgets.Image(format="png", width=900), widgets.HTML()
 
     def draw(_: object = None) -> None:
-        i, c, layer, method, alpha, step, threshold = (control.value for control in controls.values())
-        c = records[i].label if c < 0 else c
-        panels, score, boxes = picture(records[i], every_map(kept[i], c, layer, alpha, step)[method], threshold, pixels)
+        i, j, layer, method, alpha, step, threshold = (control.value for control in controls.values())
+        j = classes.index(records[i].label) if j < 0 else j
+        panels, score, boxes = picture(records[i], every_map(kept[i], j, layer, alpha, step)[method], threshold, pixels)
         shown.value = cv2.imencode(".png", panels[..., ::-1])[1].tobytes()
-        p_c = float(kept[i].logits[0].softmax(0)[c])
-        said.value = f"{words[c]}: p_c {p_c:.3f}. At threshold {threshold:.2f}: IoU {score:.3f}, {boxes} boxes."
+        p_c = float(kept[i].logits[j].softmax(0)[classes[j]])
+        said.value = f"{words[j]}: p_c {p_c:.3f}. At threshold {threshold:.2f}: IoU {score:.3f}, boxes: {boxes}."
 
     for name, control in controls.items():
         control.description, control.layout.width = name, "420px"
