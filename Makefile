@@ -41,7 +41,7 @@ notebooks: env
 	$(PY) -m dgl_lib notebooks
 
 lab: env
-	$(PY) -m jupyterlab notebooks
+	$(PY) -m jupyterlab notebooks/00_start_here.ipynb
 
 env: $(STAMP)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -15,8 +18,11 @@ matplotlib.use("Agg")
 
 from dgl_lib.data import Record
 from dgl_lib.errors import UserError
-from dgl_lib.localize import CONTROLS, METHODS
+from dgl_lib.localize import CONTROLS, METHODS, features, gradients, localize, n
+from dgl_lib.models import preprocess, spg_plain
 from dgl_lib.plots import charts, style
+from dgl_lib.plots.explorer import every_map, explorer, picture
+from dgl_lib.plots.idea import idea
 from dgl_lib.plots.maps import Panel, beside, grid
 
 
@@ -203,3 +209,77 @@ def test_this_run_among_published_trainings() -> None:
     assert [x for x, _ in dots(points)] == [2.0, 2.5, 1.1, 2.6]  # each mean, then this run in its circle
     assert {"this run", "published trainings"} <= {*legend(figure)}
     plt.close(figure)
+
+
+# ------------------------------------------------------------------------------------ the idea, and the explorer
+
+
+def test_the_idea_is_one_image_four_piles_and_a_map() -> None:
+    S, G_c, G_J = torch.randn(3, 1, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    (axes,) = [ax for ax in idea(record(), S, G_c, G_J).axes if not ax.images]
+    insets = axes.child_axes
+    assert np.array_equal(shown(insets[0]), record().image)
+    assert [shown(ax).shape for ax in insets[1:]] == [(5, 5)] * 13  # three channels of S, G_c, G_J and A; the map
+    M = (G_c * (n(S) - n(G_J))).sum(1)[0]
+    assert np.allclose(shown(insets[-1]), M)
+    most = int((G_c * (n(S) - n(G_J)))[0].sum((1, 2)).argmax())
+    assert np.allclose(shown(insets[3]), S[0, most])  # on top of the pile
+
+
+LAYERS = ["Mixed_6e", "add1"]
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    model = spg_plain(3, width=1 / 16).eval()
+    model.classes = ("a_b", "c", "d")
+    return model
+
+
+@pytest.mark.parametrize("alpha", [1.0, 10.0])
+@pytest.mark.parametrize("sure", [1.0, 1e4])  # a float32 that rounds 1 - p_c to 0 must not turn G_J
+def test_the_explorer_has_localizes_maps(network, alpha: float, sure: float) -> None:
+    x = preprocess(network, [record().image], 64)
+    weight = network.fc.weight.detach().clone()
+    with torch.no_grad():
+        network.fc.weight.mul_(sure)
+    found = gradients(network, x.expand(3, -1, -1, -1), [0, 1, 2], LAYERS, rule="autograd")
+    rule = "released" if alpha > 1 else "autograd"  # the released rule at alpha 1 cancels in float32
+    for c in range(3):
+        maps = {layer: every_map(found, c, layer, alpha, 1.0) for layer in LAYERS}
+        right = localize(network, x, [c], LAYERS, list(maps["add1"]), alpha=alpha, rule=rule).maps
+        for method, layer in ((method, layer) for method in right for layer in LAYERS):
+            m, M = maps[layer][method], right[method][layer][0]
+            assert torch.allclose(m, M, rtol=1e-3, atol=1e-4 * float(M.abs().max())), (method, layer, c)
+    with torch.no_grad():
+        network.fc.weight.copy_(weight)
+
+
+def test_at_step_0_the_explorers_enhanced_map_is_the_features(network) -> None:
+    x = preprocess(network, [record().image], 64)
+    found = gradients(network, x.expand(3, -1, -1, -1), [0, 1, 2], ["add1"], rule="autograd")
+    at_0 = every_map(found, 0, "add1", 10.0, 0.0)["enhanced_map"]
+    assert torch.allclose(at_0, features(n(found["add1"].S[:1]))[0])
+
+
+def test_a_picture_of_the_explorer_by_hand() -> None:
+    m = torch.zeros(4, 4)
+    m[1:3, 1:3] = 1.0  # the object, four cells of 8 x 8 pixels
+    panels, score, boxes = picture(record(), m, 0.5, pixels=True)
+    assert panels.shape == (32, 96, 3) and boxes == 1
+    assert score == pytest.approx(1, abs=0.1)  # resizing rounds the corners
+    hidden = picture(record(), m, 0.5, pixels=False)[0]
+    assert np.ptp(hidden[:8, :32]) == 0  # no pixel of the photograph
+    assert np.array_equal(hidden[:8:2, 64:72:2], hidden[1:8:2, 65:72:2])  # and no map finer than the cells
+
+
+def test_every_control_of_the_explorer_moves_its_picture(network) -> None:
+    panel = explorer(network, [record(), replace(record(40), label=2)], ["add1", "Mixed_6e"], size=64)
+    controls, shown, said = panel.children
+    values = {"image": 1, "class": 0, "layer": "Mixed_6e", "alpha": 1.0, "method": "enhanced_map", "step t": 0.5}
+    for control in controls.children:
+        before = bytes(shown.value), said.value
+        control.value = {**values, "threshold": 0.2}[control.description]
+        assert (bytes(shown.value), said.value) != before, control.description
+    assert "a b: p_c" in said.value and "0.20" in said.value

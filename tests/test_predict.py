@@ -20,7 +20,6 @@ from dgl_lib.maps import close, minmax, multiscale
 from dgl_lib.models import preprocess
 from tests.test_cli import dgl
 
-
 CREATURES = ("--checkpoint", "creatures")
 
 

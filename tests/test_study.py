@@ -352,6 +352,19 @@ def test_rerunning_the_committed_notebooks(project: Path) -> None:
     assert (project / "notebooks" / "01_first.ipynb").read_bytes() == first
 
 
+def test_no_widget_is_left_in_a_notebook(tmp_path: Path) -> None:
+    """Its id is random, so two runs would differ."""
+    write_notebook(file := tmp_path / "n.ipynb", FIRST, "slider", "1 + 1")
+    notebook = nbformat.read(file, as_version=4)
+    for cell, data in zip(
+        notebook.cells[1:], ({notebooks.WIDGET: {"model_id": "0a1b"}}, {"text/plain": "2"}), strict=True
+    ):
+        cell.outputs = [nbformat.v4.new_output("execute_result", data, execution_count=1)]
+    nbformat.write(notebook, file)
+    notebooks.clean(file, {})
+    assert [len(cell.outputs) for cell in nbformat.read(file, as_version=4).cells] == [0, 0, 1]
+
+
 # Training
 
 TINY = {

@@ -18,6 +18,7 @@ from dgl_lib.plots.style import small_png
 # What one run writes and the next one writes differently: times, paths, widget ids, the patch release of Python.
 VOLATILE = ["metadata.papermill", "metadata.widgets", "metadata.language_info.version"]
 VOLATILE += ["cell.metadata.papermill", "cell.metadata.execution"]
+WIDGET = "application/vnd.jupyter.widget-view+json"  # it has a random id, and shows nothing without its kernel
 
 
 def execute(
@@ -52,7 +53,8 @@ def execute(
 
 
 def clean(path: Path, published: Mapping[str, str]) -> None:
-    """Take out of an executed notebook what differs from run to run. Outputs, in small PNG, and execution counts stay.
+    """Take out of an executed notebook what differs from run to run. Execution counts stay, and outputs, in small PNG.
+    Widgets go, as their ids are random.
 
     ``published`` maps text in the cell of injected parameters to what stands there instead, such as the folder that a
     run wrote to and the one that it is published in."""
@@ -62,6 +64,8 @@ def clean(path: Path, published: Mapping[str, str]) -> None:
             cell["id"] = "injected-parameters"  # papermill draws a random one
             for text, instead in published.items():
                 cell["source"] = cell["source"].replace(text, instead)
+        if cell.cell_type == "code":
+            cell["outputs"] = [output for output in cell["outputs"] if WIDGET not in output.get("data", {})]
         for output in cell.get("outputs", []):
             if png := output.get("data", {}).get("image/png"):
                 output["data"]["image/png"] = b64encode(small_png(b64decode(png))).decode()
