@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from dgl_lib import several
+from dgl_lib.app.cli import commands
 from dgl_lib.study import paths
 
 SCRIPT = Path(__file__).with_name("several_run.py")
@@ -74,3 +76,12 @@ def test_rows_come_back_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(several, "WORLD", 3)
     monkeypatch.setattr(several, "fabric", Three)
     assert torch.equal(several.gathered(rows[1::3], 7), rows)
+
+
+def test_nproc_runs_the_same_command_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(sys, "argv", ["dgl", "train", "quick", "--nproc", "2"])
+    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 7)
+    done = CliRunner().invoke(commands, ["train", "quick", "--nproc", "2"])
+    assert done.exit_code == 7
+    assert calls == [[sys.executable, *TORCHRUN, "-m", "dgl_lib", "train", "quick", "--nproc", "2"]]

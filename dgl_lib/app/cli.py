@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -196,22 +197,24 @@ def check(name: str, root: str | None, decode: bool, as_json: bool) -> None:
 def on_a_profile(command: Callable[..., None]) -> Callable[..., None]:
     """Add PROFILE and the options of all commands that take one."""
     setting = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Replace one of its values.")
-    return click.argument("profile")(setting(skip_unreadable(quiet(command))))
+    several = click.option("--nproc", default=1, type=click.IntRange(1, 1024), help="Processes, one for each GPU.")
+    return click.argument("profile")(setting(several(skip_unreadable(quiet(command)))))
 
 
-@commands.command(epilog=_examples("dgl study creatures --only 05", "dgl study pets --all --set test_per_class=0"))
+@commands.command(epilog=_examples("dgl study creatures --only 05", "dgl study quick --sweep alpha=1,3,10 --only 03"))
 @on_a_profile
 @click.option("--only", multiple=True, metavar="05", help="Run this notebook instead of 01 to 04. May be repeated.")
 @click.option("--all", "every", is_flag=True, help="Run all notebooks.")
+@click.option("--sweep", multiple=True, metavar="NAME=A,B", help="Run once with each value, in every combination.")
 @click.option("--out", type=PATH, help="Folder for the results. Default: results/PROFILE.")
 @click.option("--until", default="notebooks", type=click.Choice(["train", "evaluate", "notebooks"]), help="Stop there.")
-def study(only: tuple[str, ...], every: bool, **options: Any) -> None:
+def study(only: tuple[str, ...], every: bool, sweep: tuple[str, ...], **options: Any) -> None:
     """Train, localize and run notebooks 01 to 04 with PROFILE's parameters, or continue where a run was broken off."""
     from dgl_lib.study import runner
 
     if only and every:
         raise UserError("--only and --all given, one of them allowed")
-    _run("study", notebooks=runner.ALL if every else only or runner.FIRST, **options)
+    _run("study", notebooks=runner.ALL if every else only or runner.FIRST, grid=sweep, **options)
 
 
 @commands.command(epilog=_examples("dgl train creatures", "dgl train pets --set epochs=8"))
@@ -227,15 +230,34 @@ def train(half: Path | None, **options: Any) -> None:
         save_checkpoint(model.half(), half, **model.facts)
 
 
-def _run(command: str, profile: str, settings: tuple[str, ...], skip_unreadable: bool, quiet: bool, **to: Any) -> Path:
+def _run(
+    command: str,
+    profile: str,
+    settings: tuple[str, ...],
+    skip_unreadable: bool,
+    quiet: bool,
+    nproc: int,
+    grid: tuple[str, ...] = (),
+    **to: Any,
+) -> Path:
+    from dgl_lib import several
     from dgl_lib.study import runner
     from dgl_lib.study.profile import read_profile
+    from dgl_lib.study.sweep import read_grid, sweep
 
+    if nproc > 1 and several.WORLD == 1:  # the same command again, in every process; on a failure all of them end
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m", "dgl_lib"]
+        raise click.exceptions.Exit(subprocess.call([sys.executable, *start, *sys.argv[1:]]))
     settings += ("skip_unreadable=true",) * skip_unreadable
-    typed = " ".join(["dgl", command, profile, *(f"--set {setting}" for setting in settings)])
-    chosen = read_profile(profile, settings)
-    made = runner.run(chosen, name=profile, command=typed, progress=not quiet, **to)
-    click.echo(f"done: {made}")
+    how: dict[str, Any] = {"progress": not quiet and several.RANK == 0, **to}
+    if grid:
+        del how["out"], how["until"]
+        made = sweep(profile, read_grid(grid), settings, **how)
+    else:
+        typed = " ".join(["dgl", command, profile, *(f"--set {setting}" for setting in settings)])
+        made = runner.run(read_profile(profile, settings), name=profile, command=typed, **how)
+    if several.RANK == 0:
+        click.echo(f"done: {made}")
     return made
 
 
@@ -246,6 +268,15 @@ def notebooks(quiet: bool) -> None:
     from dgl_lib.study import runner
 
     runner.rerun_committed(progress=not quiet)
+
+
+@commands.command()
+def bench() -> None:
+    """Time the method and the scores, beside other packages where they are installed; results/bench gets tables."""
+    from dgl_lib.study import paths
+
+    for script in sorted((paths.project_root() / "benchmarks").glob("*.py")):
+        subprocess.run([sys.executable, str(script)], check=True)
 
 
 @commands.command()
