@@ -75,11 +75,15 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"weights {path.name!r} is not a readable safetensors file: {error}") from None
     except Exception:  # of many types; torch's own message advises to load the file unsafely
         raise UserError(f"weights {path.name!r} is not a file of plain tensors (.safetensors, or .pth)") from None
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+    if not isinstance(state, dict) or {type(key) for key in state} - {str} or not all(map(_is_plain, state.values())):
         raise UserError(f"weights {path.name!r} holds {type(state).__name__}, a dictionary of named tensors is needed")
     for name, value in state.items():
         need_finite(value, f"weights {path.name!r}, {name}")
     return state, header
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
 
 
 def _fill(model: Classifier, state: dict[str, Tensor], name: str) -> bool:
