@@ -130,9 +130,8 @@ def to_uint8(m: Tensor) -> np.ndarray:
 
 def _unit(m: Tensor) -> Tensor:
     m = torch.as_tensor(m)
-    low, high = (float(v) for v in m.aminmax()) if m.numel() else (0.0, 0.0)
-    if not (low >= 0 and high <= 1):  # a NaN fails both
-        raise UserError(f"map: values {low:.3g}..{high:.3g} given, 0..1 needed")
+    if not ((m >= 0) & (m <= 1)).all():  # a NaN fails both
+        raise UserError(f"map: values {float(m.min()):.3g}..{float(m.max()):.3g} given, 0..1 needed")
     return m
 
 

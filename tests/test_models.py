@@ -318,7 +318,7 @@ def test_a_padding_survives_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_another_padding_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^padding: 'same' given, symmetric or tensorflow allowed for spg_plain$"):
+    with pytest.raises(UserError, match=r"^padding of spg_plain: 'same' given, one of symmetric, tensorflow allowed$"):
         spg_plain(2, width=TINY, padding="same")
 
 

@@ -178,7 +178,7 @@ def test_outputs_are_never_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path
     Path("second").symlink_to("out")
     for out in ("out", "sub/../out", "second"):
         assert list(find_photographs(["."], Path(out)).values()) == ["a", "city.map"], out
-    with pytest.raises(UserError, match="no photograph but those in the output folder 'out' or made by a run"):
+    with pytest.raises(UserError, match="no photograph but those that a run made, or in the output folder 'out'"):
         find_photographs(["first", "second/old.png"], Path("out"))
 
 

@@ -383,7 +383,7 @@ def test_padding_reaches_the_training_and_its_checkpoint(project: Path, monkeypa
     assert loaded.padding == loaded.facts["padding"] == "tensorflow"
     loaded = load_checkpoint(study.train_classifier(tiny()))
     assert loaded.padding == "symmetric" and "padding" not in loaded.facts
-    with pytest.raises(UserError, match="'tensorflow' given, symmetric allowed for vgg16_gap"):
+    with pytest.raises(UserError, match="padding of vgg16_gap: 'tensorflow' given, one of symmetric"):
         study.train_classifier(tiny(padding="tensorflow", network="vgg16_gap"))
 
 
