@@ -124,6 +124,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sorted_header(file: bytes) -> bytes:
+    """The same safetensors file with its header's entries sorted, since safetensors writes them in any order."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # tensors stay aligned to 8 bytes
+    return len(header).to_bytes(8, "little") + header + file[8 + length :]
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the lock of ``folder`` while the block runs. A UserError says who has it already, and since when."""

@@ -163,9 +163,8 @@ def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.
         found = torch.autograd.grad(values.sum(), S, retain_graph=True, allow_unused=True)
     for layer, G in zip(layers, found, strict=True):
         if G is None:
-            quantised = [name for name, module in model.named_modules() if "quantized" in type(module).__module__]
-            if quantised:
-                raise UserError(f"{quantised[0]!r} is quantised and lets no gradient through: its float form is needed")
+            if cut := [name for name, part in model.named_modules() if "quantized" in type(part).__module__]:
+                raise UserError(f"{cut[0]!r} is quantised and lets no gradient through: its float form is needed")
             raise UserError(f"the logits do not depend on layer {layer!r}: nothing can be localized on it")
         need_finite(G, f"gradient on layer {layer!r}")
     return found  # type: ignore[return-value]

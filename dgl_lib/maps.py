@@ -5,6 +5,7 @@
 Every function takes and gives maps (..., h, w) and treats each map by itself.
 """
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -101,11 +102,11 @@ def close(m: Tensor, fraction: float) -> Tensor:
         raise UserError(f"closing kernel: {fraction!r} given, a fraction of the side in [0, 1) allowed")
     m = _unit(m)
     side = 2 * round((fraction * max(m.shape[-2:]) - 1) / 2) + 1
-    if side < 3:
+    if side < 3 or not m.numel():
         return m
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    flat = m.detach().cpu().numpy().astype(np.float32).reshape(-1, *m.shape[-2:])  # M x H x W
-    closed = np.stack([cv2.morphologyEx(one, cv2.MORPH_CLOSE, kernel) for one in flat]) if len(flat) else flat
+    flat = m.detach().float().cpu().reshape(math.prod(m.shape[:-2]), *m.shape[-2:]).numpy()  # M x H x W
+    closed = np.stack([cv2.morphologyEx(one, cv2.MORPH_CLOSE, kernel) for one in flat])
     return torch.from_numpy(closed).reshape(m.shape).to(m)
 
 
@@ -129,9 +130,8 @@ def to_uint8(m: Tensor) -> np.ndarray:
 
 def _unit(m: Tensor) -> Tensor:
     m = torch.as_tensor(m)
-    low, high = (float(v) for v in m.aminmax()) if m.numel() else (0.0, 0.0)
-    if not (low >= 0 and high <= 1):  # a NaN fails both
-        raise UserError(f"map: values {low:.3g}..{high:.3g} given, 0..1 needed")
+    if not ((m >= 0) & (m <= 1)).all():  # a NaN fails both
+        raise UserError(f"map: values {float(m.min()):.3g}..{float(m.max()):.3g} given, 0..1 needed")
     return m
 
 

@@ -197,6 +197,38 @@ def test_results_that_are_not_there(results: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "No columns to parse from file"),
+        (b"a,b\n1,2\n1,2,3\n", "Expected 2 fields in line 3, saw 3"),
+        (b"caf\xe9,b\n1,2\n", "can't decode byte 0xe9"),
+        (b'a,b\n"1,2\n', "EOF inside string"),
+    ],
+)
+def test_a_broken_table_is_one_line(results: Path, content: bytes, said: str) -> None:
+    (results / "claims.csv").write_bytes(content)
+    status, out, err = dgl("results", "mine")
+    assert (status, out, err.count("\n")) == (2, "", 1) and said in err
+    assert err.startswith(f"error: {results / 'claims.csv'}: not a readable table (")
+
+
+def test_what_a_table_may_hold(results: Path) -> None:
+    """No row; a cell and a number longer than Python's own readers take."""
+    (results / "claims.csv").write_text("a,b\n")
+    assert "| a | b |" in shown("mine")
+    (results / "claims.csv").write_text(f"a,b\n{'x' * 131073},{'9' * 5000}\n")
+    for form in ("markdown", "latex", "csv", "json"):
+        assert "x" * 131073 in shown("mine", "--format", form)
+    a, b = results.parent / "a", results.parent / "b"
+    for folder in (a, b):
+        folder.mkdir()
+        (folder / "t.csv").write_bytes((results / "claims.csv").read_bytes())
+    assert export.compare(a, b) == ["t.csv: not a readable table (field larger than field limit (131072))"]
+    (b / "t.csv").write_bytes(b"caf\xe9\n")
+    assert "not a readable table ('utf-8' codec can't decode" in export.compare(b, b)[0]
+
+
+@pytest.mark.parametrize(
     ("x", "y", "equal"),
     [
         ("50.1234564999", "50.1235", True),  # all digits, and the same with six

@@ -89,6 +89,10 @@ def test_boxes_from_a_table(root):
         ("cup/9.jpg,1,2,3,4", ["'cup/9.jpg' is not in images/"]),
         ("cup/0.jpg,3,2,1,4", ["cup/0.jpg: box 3, 2, 1, 4"]),
         ("cup/0.jpg,a,2,1,4", ["four numbers"]),
+        ("cup/0.jpg,-0.5,2,1,4", ["0 <= x0"]),
+        ("cup/0.jpg,0,2,2_0,4", ["four numbers"]),
+        ("cup/0.jpg,0,2,1e999,4", ["four numbers"]),
+        (f"cup/0.jpg,0,2,{'9' * 131073},4", ["field larger than field limit"]),
     ):
         (root / "boxes.csv").write_text(f"image,x0,y0,x1,y1\n{row}\n")
         refused(lambda: Folder("test", root), "boxes.csv", *expected)
@@ -184,3 +188,16 @@ def test_digest(root):
     assert Folder("train", root).digest == first != Folder("val", root).digest
     (root / "boxes.csv").write_text(f"image,x0,y0,x1,y1\n{Folder('train', root).names[0]},1,2,3,4\n")
     assert Folder("train", root).digest != first
+
+
+def test_names_that_are_not_utf8(root):
+    """Photographs may have such names, classes not: a checkpoint's header could not hold them."""
+    for folder, end in (("images", "jpg"), ("masks", "png")):
+        for i in range(5):
+            (root / folder / f"cup/{i}.{end}").rename(
+                root / folder / "cup" / os.fsdecode(b"caf\xe9%d.%s" % (i, end.encode()))
+            )
+    for split in SPLITS:
+        assert os.fsdecode(b"caf\xe9") in load("folder", split, root=root)[0].name
+    (root / "images/cup").rename(root / "images" / os.fsdecode(b"\xe9cup"))
+    refused(lambda: Folder("val", root), "'\\udce9cup' given", "a printable name in UTF-8 allowed")

@@ -224,7 +224,7 @@ def test_a_trunk_fills_the_trunk(network: str, suffix: str, tmp_path: Path) -> N
 
 @each_other
 def test_symmetric_padding_only(network: str) -> None:
-    with pytest.raises(UserError, match=f"^padding: 'tensorflow' given, symmetric allowed for {network}$"):
+    with pytest.raises(UserError, match=f"^padding of {network}: 'tensorflow' given, one of symmetric allowed$"):
         NETWORKS[network](2, width=TINY, padding="tensorflow")
 
 

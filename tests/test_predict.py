@@ -1,6 +1,10 @@
 """Photographs in, maps, overlays and boxes out; classifiers opened by name."""
 
+import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +14,14 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from dgl_lib.app import networks, predict
+from dgl_lib.app import cli, networks, predict
 from dgl_lib.app.networks import open_network
 from dgl_lib.app.predict import How, find_photographs, regions
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.localize import localize
 from dgl_lib.maps import close, minmax, multiscale
-from dgl_lib.models import preprocess
+from dgl_lib.models import preprocess, save_checkpoint, spg_plain
 from tests.test_cli import dgl
 
 CREATURES = ("--checkpoint", "creatures")
@@ -134,6 +138,106 @@ def test_names_of_outputs(tmp_path: Path) -> None:
         find_photographs([str(tmp_path / "out")], tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "files", [("a.jpg", "a.png", "a.jpg.png"), ("a.jpg", "a.jpg.png", "a.jpg.jpg"), ("b", "b.a.gif")]
+)
+def test_outputs_never_collide(tmp_path: Path, files: tuple[str, ...]) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    found = find_photographs([str(tmp_path / name) for name in files], tmp_path / "out")
+    assert len(set(found.values())) == len(files) == len(found)
+
+
+def test_outputs_lie_below_the_output_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """After all links and dots. A photograph that is a link keeps its name."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("up.jpg", "b/here.jpg"):
+        (tmp_path / "a" / name).touch()
+    (tmp_path / "a/b/link.jpg").symlink_to(tmp_path / "a/up.jpg")
+    monkeypatch.chdir(tmp_path / "a/b")
+    found = find_photographs(["here.jpg", "../up.jpg", "link.jpg"], Path("found"))
+    assert {str(file): name for file, name in found.items()} == {
+        "here.jpg": "b/here",
+        "../up.jpg": "up",
+        "link.jpg": "b/link",
+    }
+    (tmp_path / "away").mkdir()
+    Path("found").mkdir()
+    Path("found/b").symlink_to(tmp_path / "away")
+    with pytest.raises(UserError, match="found/b/here: a link leads out of the output folder 'found'"):
+        find_photographs(["here.jpg", "../up.jpg"], Path("found"))
+
+
+def test_outputs_are_never_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither those in this run's folder, under whatever name, nor those of another run."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "city.map.png", "out/old.png", "first/a.overlay.png", "first/a.map.png", "first/b.map.npy"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    Path("first/b.overlay.png").touch()
+    Path("second").symlink_to("out")
+    for out in ("out", "sub/../out", "second"):
+        assert list(find_photographs(["."], Path(out)).values()) == ["a", "city.map"], out
+    with pytest.raises(UserError, match="no photograph but those that a run made, or in the output folder 'out'"):
+        find_photographs(["first", "second/old.png"], Path("out"))
+
+
+@pytest.mark.parametrize("size", [(1, 1_100_000), (1_100_000, 1)])
+def test_a_strip_has_a_label_that_fits(size: tuple[int, int]) -> None:
+    """The font grew with the longest side, and OpenCV writes no PNG of over a million pixels a side."""
+    image, (height, width) = np.zeros((*size, 3), np.uint8), size
+    found = predict.Prediction(0, 1.0, np.ones(size, np.float32), 1, [predict.Region((0, 0, width, height), 9, 1.0)])
+    drawn = predict.overlay(image, found, "x")
+    assert drawn.shape == image.shape
+    Image.open(io.BytesIO(predict._encoded(drawn))).verify()
+
+
+def test_names_that_are_no_text(monkeypatch: pytest.MonkeyPatch, photographs: Path, tmp_path: Path) -> None:
+    """Bytes that are not UTF-8, and a terminal that has ASCII only. JSON gives the name back to the byte."""
+    names = [os.fsdecode(b"caf\xe9.png"), "café.png"]
+    for name in names:
+        (photographs / name).write_bytes((photographs / "a.png").read_bytes())
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    arguments = [
+        "dgl",
+        "localize",
+        *(str(photographs / name) for name in names),
+        *CREATURES,
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    lines = terminal.buffer.getvalue().decode("ascii").splitlines()  # type: ignore[attr-defined]
+    assert "caf\\udce9.png: warm-" in lines[0] and "caf\\xe9.png: warm-" in lines[1]
+    document = json.loads((tmp_path / "out" / "boxes.json").read_text("utf-8"))
+    assert [image["file_name"] for image in document["images"]] == [str(photographs / name) for name in names]
+    assert all(Path(image["map"]).is_file() for image in document["images"])
+
+
+def test_a_reader_who_has_enough_ends_the_run_quietly(photographs: Path, tmp_path: Path) -> None:
+    """As `dgl localize DIR | head -1` does: the status of SIGPIPE, and what was done is in boxes.json."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [
+        sys.executable,
+        "-m",
+        "dgl_lib",
+        "localize",
+        str(photographs),
+        *CREATURES,
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert len(json.loads((tmp_path / "out/boxes.json").read_text())["images"]) == 1
+
+
 def test_localize_from_end_to_end(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = [
@@ -193,6 +297,7 @@ def test_bad_photographs_are_named_and_the_others_done(photographs: Path, tmp_pa
         (["--method", "cam", "--layer", "Mixed_6e"], "cam needs logits"),
         (["--class", "dog"], "class: 'dog' given"),
         (["--class", "8"], "0..7"),
+        (["--class", "9" * 5000], "0..7"),
         (["--scales", "1,x"], "numbers separated by commas"),
         (["--scales", "0.1"], "scales: 0.1 given"),
         (["--scales", "inf"], "scales: inf given"),
@@ -364,6 +469,59 @@ def test_localize_with_a_torchvision_network(
     assert (status, text, err.count("\n")) == (2, "", 1) and wrong in err and not out.exists()
     status, text, _ = dgl(*common, "--layer", layer, "--method", "grad_cam_pp")
     assert status == 0 and text.startswith(photograph) and (out / "a.map.png").is_file()
+
+
+def test_without_a_name_the_network_is_imagenets(
+    monkeypatch: pytest.MonkeyPatch, photographs: Path, tmp_path: Path
+) -> None:
+    """With its weights a photograph is asked of 1000 classes. Without a net, one line says how else."""
+    photograph, out = str(photographs / "a.png"), str(tmp_path / "out")
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("<urlopen error>")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    status, text, err = dgl("localize", photograph, "--out", out)
+    assert (status, text, err.count("\n")) == (2, "", 1) and not (tmp_path / "out").exists()
+    assert "ResNet50_Weights.IMAGENET1K_V2 cannot be downloaded (<urlopen error>); allowed too: the file at http" in err
+    assert "--model resnet50 --weights PATH" in err and "--checkpoint creatures" in err
+    state = torchvision.models.resnet50().state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
+    status, _, _ = dgl("localize", photograph, "--out", out, "--scales", "0.3")
+    document = json.loads((tmp_path / "out" / "boxes.json").read_text())
+    assert status == 0 and document["info"]["network"] == "torchvision resnet50 IMAGENET1K_V2"
+    assert document["categories"][0] == {"id": 0, "name": "tench"} and len(document["images"]) == 1
+
+
+@pytest.mark.parametrize("size", [0, 31, 4097, 30000, 10**9, -1])
+def test_a_size_has_two_limits(size: int) -> None:
+    status, text, err = dgl("layers", *CREATURES, "--size", str(size))
+    assert (status, text) == (2, "") and err == f"error: size: {size} px given, at least 32 and at most 4096 allowed\n"
+
+
+@pytest.mark.parametrize("resize", ["abc", float("nan"), 1e9, None, True, [160], 31, 60000])
+def test_the_size_of_a_checkpoint_is_one(tmp_path: Path, resize: object) -> None:
+    save_checkpoint(spg_plain(2, width=1 / 16), tmp_path / "x.safetensors", resize=resize)
+    with pytest.raises(UserError, match=r"^size: .* px given, at least 32|^the header of 'x.safetensors'"):
+        open_network(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("classifier.1.bias", torch.tensor(1.0), "are not those of squeezenet1_1: .* size mismatch for classifier"),
+        ("classifier.1.bias", torch.zeros(0), "are not those of squeezenet1_1: .* size mismatch for classifier"),
+        ("classifier.1.bias", torch.tensor([0.0, float("nan")]), "1 of 2 values are NaN or infinite"),
+        ("classifier.1.bias", torch.zeros(2).to_sparse(), "a dictionary of named tensors is needed"),
+        (1, torch.zeros(2), "a dictionary of named tensors is needed"),
+    ],
+)
+def test_weights_that_are_none(tmp_path: Path, key: object, value: torch.Tensor, said: str) -> None:
+    state = torchvision.models.squeezenet1_1(num_classes=2).state_dict()
+    torch.save({**state, key: value}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=said) as told:
+        open_network(model="squeezenet1_1", weights=str(tmp_path / "x.pth"))
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("failure", [OSError("no\nnetwork"), RuntimeError("invalid hash value")])

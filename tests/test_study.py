@@ -90,6 +90,15 @@ def run(name: str = "full", *settings: str, **options: Any) -> Path:
         ({"results": "../elsewhere"}, "below the project's root"),
         ({"checkpoint": "/a.safetensors"}, "below the project's root"),
         ({"alfa": 1}, "unknown parameter 'alfa'; allowed: "),
+        ({"resize": 60000}, "resize: 60000 given, less than or equal to 4096 allowed"),
+        ({"image_size": 30000}, "image_size: 30000 given, less than or equal to 4096 allowed"),
+        ({"seed": 2**64}, "seed: 18446744073709551616 given, less than"),
+        ({"seed": 10**5000}, "seed: a number of over 4,300 digits given, less than"),
+        ({"weight_decay": 1e30}, "weight_decay: 1e+30 given, less than or equal to 10 allowed"),
+        ({"learning_rate": float("inf")}, "learning_rate: inf given, a finite number allowed"),
+        ({"alpha": 1e39}, "alpha: 1e+39 given, less than or equal to 1000000 allowed"),
+        ({"layers": "Mixed_6e " * 999}, "a valid list"),
+        ({1: 2}, "1: 1 given, keys should be strings"),
     ],
 )
 def test_values_that_are_refused(values: dict, message: str) -> None:
@@ -118,6 +127,22 @@ def test_a_notebook_checks_itself(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"3", "profile odd: 3 given, lines of"),
+        (b"data: caf\xe9", "profile odd is not YAML"),
+        (b"[a]", "profile odd: ['a']"),
+    ],
+)
+def test_a_profile_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes, said: str) -> None:
+    monkeypatch.setattr("dgl_lib.study.profile.PROFILES", tmp_path)
+    (tmp_path / "odd.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(said)) as told:
+        read_profile("odd")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
         ("fast", [], "unknown profile 'fast'; allowed: full, quick"),
@@ -125,7 +150,15 @@ def test_a_notebook_checks_itself(project: Path) -> None:
         ("full", ["alpha=1e-3"], "'1e-3' given, a valid number allowed (write 0.001"),
         ("full", ["alpha"], "name=value"),
         ("full", ["layers=add1"], "a valid list"),
-        ("full", ["scales=[1,2"], "is not YAML"),
+        ("full", ["scales=[1,2"], "--set scales=[1,2 is not YAML"),
+        ("full", ["epochs='3"], "is not YAML"),
+        ("full", ["epochs=a: b: c"], "is not YAML"),
+        ("full", ["epochs=2020-13-45"], "is not YAML"),
+        ("full", [f"epochs={'9' * 5000}"], "is not YAML"),
+        ("full", [f"layers={'[' * 5000}"], "is not YAML"),
+        ("full", ["scales=[0.75,1e0]"], "scales.1: '1e0' given, a valid number allowed (write 0.001"),
+        ("full", ["kernels=[1e-2]"], "kernels.0: '1e-2' given, a valid number allowed (write 0.001"),
+        ("full", ["results=caf\udce9"], "results: 'caf\\udce9' given"),
         ("full", ["alpha=-1"], "greater than 0"),
         ("full", ["layers=[nowhere]"], "'nowhere' given"),
         ("full", ["layers=[layer4.2]"], "layers: 'layer4.2' given, which spg_plain lacks; allowed: Mixed_5b"),
@@ -449,7 +482,7 @@ def test_padding_reaches_the_training_and_its_checkpoint(project: Path, monkeypa
     assert loaded.padding == loaded.facts["padding"] == "tensorflow"
     loaded = load_checkpoint(study.train_classifier(tiny()))
     assert loaded.padding == "symmetric" and "padding" not in loaded.facts
-    with pytest.raises(UserError, match="'tensorflow' given, symmetric allowed for vgg16_gap"):
+    with pytest.raises(UserError, match="padding of vgg16_gap: 'tensorflow' given, one of symmetric"):
         study.train_classifier(tiny(padding="tensorflow", network="vgg16_gap"))
 
 

@@ -1,6 +1,5 @@
 """The command line, such as ``dgl localize photo.jpg``. Each command imports what it needs when it is called."""
 
-import io
 import json
 import logging
 import os
@@ -319,7 +318,7 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
-            if isinstance(sys.stdout, io.TextIOWrapper):
+            if hasattr(sys.stdout, "reconfigure"):
                 sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what no encoding has
             try:  # not `commands()`, with which click ends a broken pipe itself
                 with commands.make_context("dgl", sys.argv[1:]) as context:

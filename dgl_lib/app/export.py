@@ -63,7 +63,7 @@ def render(tables: Mapping[str, pd.DataFrame], form: str) -> str:
 def _markdown(table: pd.DataFrame) -> str:
     text = [i for i, kind in enumerate(table.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
     cells = table.astype(object).where(table.notna(), None).replace(r"\|", r"\\|", regex=True)
-    return cells.to_markdown(index=False, floatfmt="z.2f", missingval="", disable_numparse=text)
+    return cells.to_markdown(index=False, floatfmt="z.2f", missingval="", disable_numparse=text if len(table) else True)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ def _torchvision(name: str, weights: str) -> Network:
         if not named:
             state, _ = read_file(path)
             head, logits = list(model.state_dict().items())[-1]
-            if head in state and state[head].shape[1:] == logits.shape[1:] and len(state[head]) not in (0, len(logits)):
+            if head in state and state[head].numel() and state[head].ndim == logits.ndim:
                 model = zoo.get_model(name, weights=None, num_classes=len(state[head]))
             if chosen and hasattr(model, "transform_input"):  # Inception's weights are TensorFlow's, as is their input
                 model.transform_input = True

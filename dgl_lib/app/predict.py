@@ -170,7 +170,7 @@ def find_photographs(paths: Sequence[str], out: Path) -> dict[Path, str]:
     whole = {at: file for at, file in whole.items() if not (at.is_relative_to(there) or _is_output(file))}
     if not whole:
         raise UserError(
-            f"{', '.join(paths)}: no photograph but those in the output folder {str(out)!r} or made by a run"
+            f"{', '.join(paths)}: no photograph but those that a run made, or in the output folder {str(out)!r}"
         )
     common = os.path.commonpath([at.parent for at in whole])
     places = {file: at.relative_to(common) for at, file in whole.items()}
@@ -246,10 +246,8 @@ def localize_files(
                 annotations.append({**place, **asdict(region), "iscrowd": 0})
             if not quiet:
                 more = f" and {len(found.regions) - 1} more" if len(found.regions) > 1 else ""
-                where = (
-                    "x {} y {} w {} h {}".format(*found.regions[0].bbox) + more if found.regions else "nothing found"
-                )
-                tqdm.write(f"{file}: {label} ({found.probability:.2f}), {where} -> {picture}")
+                box = "x {} y {} w {} h {}".format(*found.regions[0].bbox) if found.regions else "nothing found"
+                tqdm.write(f"{file}: {label} ({found.probability:.2f}), {box}{more} -> {picture}")
     finally:  # also for those done before an interrupt, or before the reader of the lines has enough
         write_text(out / "boxes.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return document

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from dgl_lib.data.images import squash
-from dgl_lib.errors import UserError
+from dgl_lib.given import need_one_of
 
 
 class Layer(NamedTuple):
@@ -43,8 +43,7 @@ class Classifier(nn.Module):
 
     def __init__(self, num_classes: int, width: float, padding: str):
         super().__init__()
-        if padding not in self.paddings:
-            raise UserError(f"padding: {padding!r} given, {' or '.join(self.paddings)} allowed for {self.architecture}")
+        need_one_of(self.paddings, padding, f"padding of {self.architecture}")
         self.num_classes, self.width, self.padding = num_classes, width, padding
         self.classes: tuple[str, ...] = ()  # names, set by a training run or a checkpoint
         self.facts: dict = {}  # what the training run tells of itself

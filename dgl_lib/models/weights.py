@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dgl_lib.errors import UserError
-from dgl_lib.files import write_bytes
+from dgl_lib.files import sorted_header, write_bytes
 from dgl_lib.given import CheckpointHeader, Header, need_finite, parsed
 from dgl_lib.models.classifier import Classifier
 
@@ -75,9 +75,10 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"weights {path.name!r} is not a readable safetensors file: {error}") from None
     except Exception:  # of many types; torch's own message advises to load the file unsafely
         raise UserError(f"weights {path.name!r} is not a file of plain tensors (.safetensors, or .pth)") from None
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise UserError(f"weights {path.name!r} holds {type(state).__name__}, a dictionary of named tensors is needed")
-    for name, value in state.items():
+    for name, value in state.items() if isinstance(state, dict) else [("", state)]:
+        if not isinstance(name, str) or getattr(value, "layout", None) != torch.strided:
+            kind = type(state).__name__
+            raise UserError(f"weights {path.name!r} holds {kind}, a dictionary of named tensors is needed")
         need_finite(value, f"weights {path.name!r}, {name}")
     return state, header
 
@@ -124,15 +125,7 @@ def save_checkpoint(model: Classifier, path: str | Path, **facts: object) -> Non
     if hasattr(model, "count_include_pad"):
         header["count_include_pad"] = json.dumps(model.count_include_pad)
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    write_bytes(Path(path), _sorted_header(save(state, header)))
-
-
-def _sorted_header(file: bytes) -> bytes:
-    """The same safetensors file with its header's entries sorted, since safetensors writes them in any order."""
-    length = int.from_bytes(file[:8], "little")
-    header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True).encode()
-    header += b" " * (-len(header) % 8)  # tensors stay aligned to 8 bytes
-    return len(header).to_bytes(8, "little") + header + file[8 + length :]
+    write_bytes(Path(path), sorted_header(save(state, header)))
 
 
 def load_checkpoint(path: str | Path) -> Classifier:

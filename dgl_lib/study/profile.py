@@ -29,7 +29,7 @@ def _one_of(allowed: Sequence[str] | Mapping[str, Any]) -> AfterValidator:
 
 
 def _below_the_project(path: str) -> str:
-    if Path(path).is_absolute() or ".." in Path(path).parts:
+    if Path(path).is_absolute() or ".." in Path(path).parts or not path.isprintable():
         raise ValueError("a path below the project's root allowed (it is published)")
     return path
 
