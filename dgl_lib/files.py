@@ -68,20 +68,22 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz`` by name."""
-    with np.load(path) as stored:
-        return {name: stored[name] for name in stored.files}
+    """The arrays of a ``.npz`` by name; none where there is no file, or a damaged one, which is set aside."""
+    try:
+        with np.load(path) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        return {}
+    except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        set_aside(path, error)
+        return {}
 
 
 def kept(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz``. Where there is none yet, or a damaged one, it is written with what ``make`` gives."""
-    if path.exists():
-        try:
-            return read_arrays(path)
-        except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            set_aside(path, error)
-    write_arrays(path, make())
-    return read_arrays(path)
+    """The arrays of a ``.npz``, which is written with what ``make`` gives where there is none yet."""
+    if not (found := read_arrays(path)):
+        write_arrays(path, make())
+    return found or read_arrays(path)
 
 
 def set_aside(path: Path, error: Exception) -> None:

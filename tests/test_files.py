@@ -43,7 +43,7 @@ def test_a_file_that_may_not_be_read_is_not_damaged(tmp_path: Path, monkeypatch:
         raise PermissionError(13, "Permission denied", str(path))
 
     kept(tmp_path / "a.npz", lambda: {"a": np.zeros(1)})
-    monkeypatch.setattr(files, "read_arrays", forbidden)
+    monkeypatch.setattr(np, "load", forbidden)
     with pytest.raises(PermissionError):
         kept(tmp_path / "a.npz", lambda: pytest.fail("it is there"))
 
@@ -103,5 +103,4 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
             regular(tmp_path / name)
     assert regular(tmp_path / "link") == tmp_path / "link"
     assert regular(tmp_path / "missing") == tmp_path / "missing"  # whoever opens it says so
-    with pytest.raises(FileNotFoundError):
-        read_arrays(tmp_path / "missing")
+    assert read_arrays(tmp_path / "missing") == {}

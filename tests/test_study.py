@@ -164,6 +164,8 @@ def test_a_profile_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         ("full", ["layers=[layer4.2]"], "layers: 'layer4.2' given, which spg_plain lacks; allowed: Mixed_5b"),
         ("full", ["layer=conv5_3"], "'conv5_3' given, which spg_plain lacks"),
         ("full", ["checkpoint=elsewhere"], "no file at 'elsewhere'"),
+        ("full", ["scales=[0.1,1.0]", "image_size=128"], "scales: 0.1 of 128 px given, which is 13 px"),
+        ("full", ["alpha=.inf"], "a finite number allowed"),
         ("full", ["checkpoint=trained", "network=vgg16_gap", "layers=[add2]"], "'add2' given, which vgg16_gap lacks"),
     ],
 )
@@ -174,6 +176,13 @@ def test_refused_before_anything_runs(
     monkeypatch.setattr(steps, "fit", lambda *a, **k: pytest.fail("trained"))
     with pytest.raises(UserError, match=re.escape(message)):
         run(name, *settings)
+    assert not (project / "results").exists()
+
+
+def test_a_layer_on_which_all_maps_are_one_is_refused_for_the_notebook_that_compares_them(project: Path) -> None:
+    write_notebook(project / "notebooks" / "03_third.ipynb", FIRST)
+    with pytest.raises(UserError, match="layer: 'add1' given, where all methods give one map; one before it allowed"):
+        run("full", "layer=add1")
     assert not (project / "results").exists()
 
 

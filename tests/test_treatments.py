@@ -112,16 +112,17 @@ def test_kernels():
     assert treatments.closing_kernels([0.1, 0.0, 0.05, 0.1]) == [0.05, 0.1]
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: treatments.scale_sets([1.0, 1]), r"scales: \[1.0, 1\] given, at least one beside 1.0 needed"),
-        (lambda: treatments.closing_kernels([0.0]), r"kernels: \[0.0\] given, at least one above 0 needed"),
-    ],
-)
-def test_nothing_to_sweep(call, message):
-    with pytest.raises(UserError, match=message):
-        call()
+def test_nothing_to_sweep():
+    """Every treatment is then none, and adds nothing."""
+    assert treatments.scale_sets([1.0, 1]) == [(1.0,)] and treatments.closing_kernels([0.0]) == [0.0]
+    data = Squares(PLACES)
+    maps = treatments.candidates({1.0: by_scale(data)[1.0]}, LAYER)
+    scores, chosen = treatments.search(data, maps, [1.0], [0.0])
+    assert set(chosen["dgl"].values()) == {((1.0,), 0.0)} and not scores.rows.duplicated().any()
+    test = treatments.score_chosen(data, maps, chosen)
+    table = treatments.report_table(scores, test, chosen)
+    assert table.loc[table["method"] == "dgl", "treatment"].tolist() == list(treatments.TREATMENTS)
+    assert not treatments.gains(scores, test, chosen, [("dgl", "MS+MC", "dgl", "none")])["gain"].any()
 
 
 def test_candidates_keep_one_layer_and_add_six_fusions():

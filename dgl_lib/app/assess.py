@@ -70,42 +70,36 @@ def evaluate(
 
     listed = {s: library.load(data, s, root=root, per_class=limit) for s in ("val", split)}
     need_apart(out, listed["val"].root)
-    parts = {s: _readable(network, part, skip_unreadable, progress) for s, part in listed.items()}
-    left_out = {s: len(listed[s]) - len(part) for s, part in parts.items()}
-    with_mask = all(part[0].mask is not None for part in parts.values())
-    if not with_mask:
-        parts = {s: _with_boxes(part) for s, part in parts.items()}
-
-    how: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "size": size, "alpha": alpha, "rule": rule}
-    facts: dict[str, Any] = {"network": network.name, "model_sha256": digest(network.model), "data": data}
-    facts |= {"data_sha256": {s: part.digest for s, part in parts.items()}}
-    facts |= {"images": {s: len(part) for s, part in parts.items()}, "left_out": left_out}
-    facts |= {"split": split, "per_class": limit, **how, "versions": versions(), "hardware": hardware()}
     with exclusive(out):
+        parts = {s: _readable(network, part, skip_unreadable, progress) for s, part in listed.items()}
+        left_out = {s: len(listed[s]) - len(part) for s, part in parts.items()}
+        with_mask = all(part[0].mask is not None for part in parts.values())
+        if not with_mask:
+            parts = {s: _with_boxes(part) for s, part in parts.items()}
+        how: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "size": size}
+        how |= {"alpha": alpha, "rule": rule}
         kept: dict[str, Any] = {"folder": out / ".parts", "progress": progress}
         maps = {s: raw_maps(network.model, part, device=device, **how, **kept) for s, part in parts.items()}
-        tables = _tables(parts["val"], parts[split], maps["val"], maps[split], with_mask, kept)
+        tables = {"accuracy": accuracy(parts[split], maps[split])}
+        if with_mask:
+            val, reported = (score(parts[s], {1.0: maps[s]}, **kept) for s in ("val", split))
+            tables |= {"scores": report(val, reported), "images": reported.table(val)}
+        else:
+            rows = [(*pair, "method") for pair in maps[split].maps] + [(name, "", "baseline") for name in BASELINES]
+            chosen = pd.DataFrame(rows, columns=["method", "layer", "kind"])
+            which = [{"method": method, "layer": layer} for method, layer, _ in rows]
+            before, after = (box_scores(parts[s], {1.0: maps[s]}, which, **kept) for s in ("val", split))
+            tables["boxes"] = box_table(chosen, before, after)
         for name, table in tables.items():
             write_table(out / f"{name}.csv", table)
-        made = {file: sha256(out / file) for file in (f"{name}.csv" for name in tables)}
+        made = {f"{name}.csv": sha256(out / f"{name}.csv") for name in tables}
+        facts: dict[str, Any] = {"network": network.name, "model_sha256": digest(network.model), "data": data}
+        facts |= {"data_sha256": {s: part.digest for s, part in parts.items()}}
+        facts |= {"images": {s: len(part) for s, part in parts.items()}, "left_out": left_out}
+        facts |= {"split": split, "per_class": limit, **how, "versions": versions(), "hardware": hardware()}
         manifest.write(out, facts | {"files": made}, set(manifest.read(out).get("files", {})) - set(made))
     tables.pop("images", None)  # for the folder alone
     return tables
-
-
-def _tables(
-    val_part: library.Dataset, part: library.Dataset, val: Maps, maps: Maps, with_mask: bool, kept: dict[str, Any]
-) -> dict[str, pd.DataFrame]:
-    """What is written: "accuracy", and "scores" with "images" or "boxes"."""
-    tables = {"accuracy": accuracy(part, maps)}
-    if with_mask:
-        chosen_on, reported = (score(of, {1.0: m}, **kept) for of, m in ((val_part, val), (part, maps)))
-        return tables | {"scores": report(chosen_on, reported), "images": reported.table(chosen_on)}
-    rows = [(*pair, "method") for pair in maps.maps] + [(name, "", "baseline") for name in BASELINES]
-    chosen = pd.DataFrame(rows, columns=["method", "layer", "kind"])
-    which = [{"method": method, "layer": layer} for method, layer, _ in rows]
-    before, after = (box_scores(of, {1.0: m}, which, **kept) for of, m in ((val_part, val), (part, maps)))
-    return tables | {"boxes": box_table(chosen, before, after)}
 
 
 def _readable(network: networks.Network, part: library.Dataset, skip: bool, progress: bool) -> library.Dataset:

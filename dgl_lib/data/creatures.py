@@ -26,28 +26,8 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from dgl_lib.data.animals import (
-    BODY,
-    FACE,
-    FAR_LEGS,
-    GRASS,
-    HILLS,
-    LUMPS,
-    NEAR_LEGS,
-    PART_BEFORE,
-    PART_BEHIND,
-    PARTS,
-    PLANS,
-    PLANTS,
-    STONES,
-    TAIL,
-    Piece,
-    Rng,
-    animal,
-    ellipse,
-    smooth,
-    turn,
-)
+from dgl_lib.data import animals
+from dgl_lib.data.animals import PARTS, PLANS, Piece, Rng, animal, ellipse, smooth, turn
 from dgl_lib.data.records import Dataset, Record, around
 from dgl_lib.errors import UserError
 
@@ -66,14 +46,14 @@ CLASSES = tuple(f"{paints}-{part}" for paints, part in KINDS)
 
 #: What an animal is made of, by layers, and the scenery around it.
 PIECES = {
-    "part": (PART_BEHIND, PART_BEFORE),
-    "body": (BODY,),
-    "legs": (FAR_LEGS, NEAR_LEGS),
-    "tail": (TAIL,),
-    "face": (FACE,),
-    "scenery": (0, HILLS, STONES, PLANTS, LUMPS, GRASS),
+    "part": (animals.PART_BEHIND, animals.PART_BEFORE),
+    "body": (animals.BODY,),
+    "legs": (animals.FAR_LEGS, animals.NEAR_LEGS),
+    "tail": (animals.TAIL,),
+    "face": (animals.FACE,),
+    "scenery": (0, animals.HILLS, animals.STONES, animals.PLANTS, animals.LUMPS, animals.GRASS),
 }
-ANIMAL = tuple(range(TAIL, PART_BEFORE + 1))
+ANIMAL = tuple(range(animals.TAIL, animals.PART_BEFORE + 1))
 
 
 def place(rng: Rng, everything: list[Piece], solid: int, shares: tuple[int, int], window: np.ndarray) -> list[Piece]:
@@ -123,13 +103,13 @@ def scenery(rng: Rng) -> list[Piece]:
     """Hills, pebbles, blades of grass, and lumps shaped like a bare body."""
     hills = scatter(rng, 1, 3, (0, 80, 50, 25), (320, 320, 150, 100))
     stones = scatter(rng, 1, 6, (0, 0, 6, 5), (320, 320, 30, 24))
-    pieces = [(8 * HILLS + number % 4, ellipse(*oval) << FRACTION_BITS) for number, oval in enumerate(hills)]
-    pieces += [(8 * STONES + number % 4, ellipse(*oval) << FRACTION_BITS) for number, oval in enumerate(stones)]
-    pieces += grass(PLANTS, scatter(rng, 3, 9, (0, 50, -40, 20), (320, 360, 40, 90)))
+    pieces = [(8 * animals.HILLS + number % 4, ellipse(*oval) << FRACTION_BITS) for number, oval in enumerate(hills)]
+    pieces += [(8 * animals.STONES + number % 4, ellipse(*oval) << FRACTION_BITS) for number, oval in enumerate(stones)]
+    pieces += grass(animals.PLANTS, scatter(rng, 3, 9, (0, 50, -40, 20), (320, 360, 40, 90)))
     for number, (x, y, size, angle) in enumerate(scatter(rng, 0, 3, (0, 0, 15, 0), (320, 320, 50, 359))):
         corners, _ = PLANS[rng.integers(len(PLANS))]
         lump: np.ndarray = turn(smooth(np.array(corners)) * size // 500, angle) + (x, y)
-        pieces.append((8 * LUMPS + number, lump << FRACTION_BITS))
+        pieces.append((8 * animals.LUMPS + number, lump << FRACTION_BITS))
     return pieces
 
 
@@ -140,10 +120,11 @@ def palette(rng: Rng, paints: np.ndarray, part: tuple[int, int, int]) -> np.ndar
     ``paints`` (6, 3) are for the body, ``part`` is the telling part's. The scenery has warm and cool ones."""
     colours = (PAINTS[np.arange(SHADES) % 2, rng.integers(PAINTS.shape[1], size=(LAYERS, SHADES))] + 150) // 2
     body, coat = paints[rng.permutation(len(paints))[:2]]
-    colours[BODY, :3] = body, coat, (body + np.array((490, 484, 476))) // 3
-    colours[[TAIL, FAR_LEGS, NEAR_LEGS], 0] = body, body * 3 // 4, body
-    colours[[PART_BEHIND, PART_BEFORE], 0], colours[[PART_BEHIND, PART_BEFORE], 1] = part, np.array(part) * 3 // 4
-    colours[FACE, :3] = (250, 248, 240), (38, 32, 40), (255, 255, 255)
+    colours[animals.BODY, :3] = body, coat, (body + np.array((490, 484, 476))) // 3
+    colours[[animals.TAIL, animals.FAR_LEGS, animals.NEAR_LEGS], 0] = body, body * 3 // 4, body
+    telling = list(PIECES["part"])
+    colours[telling, 0], colours[telling, 1] = part, np.array(part) * 3 // 4
+    colours[animals.FACE, :3] = (250, 248, 240), (38, 32, 40), (255, 255, 255)
     colours = np.clip(colours + rng.integers(-14, 15, colours.shape), 1, 255).reshape(-1, 3)
     colours[0] = 0  # the ground has a colour of its own
     return np.concatenate([colours, colours * 9 // 20]).astype(np.uint8)
@@ -185,7 +166,8 @@ def draw(rng: Rng, labels: list[int], without: str = "") -> tuple[np.ndarray, np
     if len(labels) == 2:
         shares, axis = (25, 91), int(rng.integers(2))  # beside each other, or one above the other
         windows[0, 1, axis] = windows[1, 0, axis] = rng.integers(130, 191)
-    before = fill(grass(GRASS, scatter(rng, 0, 5, (0, 310, -40, 25), (320, 335, 40, 85))))  # hides a little of them
+    blades = scatter(rng, 0, 5, (0, 310, -40, 25), (320, 335, 40, 85))
+    before = fill(grass(animals.GRASS, blades))  # hides a little of them
     bare = without == "scenery"
     inks, palettes = fill([] if bare else behind), []
     owner = np.zeros_like(inks)
@@ -196,7 +178,7 @@ def draw(rng: Rng, labels: list[int], without: str = "") -> tuple[np.ndarray, np
         gone = () if without == "body" else PIECES.get(without, ())
         own = fill([piece for piece in placed[: len(pieces)] if piece[0] >> 3 not in gone])
         coat = fill(placed[len(pieces) :])
-        np.copyto(own, coat, where=(own == 8 * BODY) & (coat > 0))
+        np.copyto(own, coat, where=(own == 8 * animals.BODY) & (coat > 0))
         inks, owner = np.where(own, own, inks), np.where(own, np.uint8(k), owner)
         palettes.append(palette(rng, PAINTS[int((kind == "cool") != (without == "body"))], PARTS[part][-1]))
     blade = before * np.uint8(not bare)

@@ -1,14 +1,11 @@
 """Oxford-IIIT Pet: photographs of cats and dogs by breed, with trimaps (Parkhi et al., Cats and Dogs, CVPR 2012)."""
 
-import hashlib
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from dgl_lib.data import listed
 from dgl_lib.errors import UserError
-from dgl_lib.files import sha256
 
 FOLDER = "oxford-iiit-pet"  # torchvision's name for it
 OBJECT, BACKGROUND, BORDER = 1, 2, 3  # values of a trimap
@@ -64,16 +61,6 @@ class Pets(listed.Listed):
             part[max(y0 - 1, 0) : y1, max(x0 - 1, 0) : x1] = True
         part &= mask
         return {"mask": mask, "ignore": trimap == BORDER, "part": part if part.any() else None}
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of each image's name, class, head boxes, and the bytes of its photograph and trimap."""
-        total = hashlib.sha256()
-        for index, name in enumerate(self.names):
-            total.update(f"{name} {self.classes[self.labels[index]]} {self.heads.get(name, [])}\n".encode())
-            for path in (self.path(index), *self.annotations(index)):
-                total.update(bytes.fromhex(sha256(path)))
-        return total.hexdigest()
 
     def download(self, folder: Path) -> None:
         from torchvision.datasets import OxfordIIITPet

@@ -26,8 +26,7 @@ class Record:
     mask: np.ndarray | None = None  # (H, W) bool, the object's pixels; None if no mask is known
     ignore: np.ndarray | None = None  # (H, W) bool, pixels left out of every score; None if all count
     part: np.ndarray | None = None  # (H, W) bool, what sets the classes apart, a subset of ``mask``; None if unknown
-    #: The objects' masks and the ignore mask as stored, (h, w) each, where they may have sizes of their own. Whoever
-    #: needs another size than the image's begins here, so that a mask is resized once.
+    # The objects' masks and the ignore mask as stored, where they have sizes of their own: each is resized once.
     stored: tuple[Sequence[np.ndarray], np.ndarray | None] | None = None
 
 
@@ -122,16 +121,17 @@ def _decode(dataset: Dataset, progress: bool, and_then: str = "") -> tuple[list[
     return readable, f"{count}; the first: {errors[0]}" if errors else ""
 
 
-def united(
-    instances: Sequence[np.ndarray], ignore: np.ndarray | None, size: tuple[int, int]
+def masks_at(
+    instances: Sequence[np.ndarray], ignore: np.ndarray | None = None, size: int | tuple[int, int] = 224
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Object and ignore masks of ``size`` (H, W), bool: nearest neighbour, above 0.5, instances united, ignore minus
-    object, as in wsolevaluation. The masks given are (h, w), each of any size, bool or 0..255. UserError: no instance.
-    """
+    """Object and ignore masks of ``size``, (H, W) or a square's side, bool, as wsolevaluation makes them: nearest
+    neighbour, above 0.5, instances united, ignore minus object. Given are (h, w), each of any size, bool or 0..255.
+    UserError: no instance."""
     if not len(instances):
         raise UserError("masks: none given, at least one instance needed")
     every = [*instances, np.zeros((1, 1)) if ignore is None else ignore]
-    resized = [cv2.resize(m.astype(np.float32), size[::-1], interpolation=cv2.INTER_NEAREST) > 0.5 for m in every]
+    to = (size, size) if isinstance(size, int) else size[::-1]
+    resized = [cv2.resize(m.astype(np.float32), to, interpolation=cv2.INTER_NEAREST) > 0.5 for m in every]
     mask = np.any(resized[:-1], axis=0)
     return mask, resized[-1] & ~mask
 

@@ -22,7 +22,7 @@ import numpy as np
 from dgl_lib.data import listed
 from dgl_lib.data.images import orientation
 from dgl_lib.data.listed import Pixels, Root, Size
-from dgl_lib.data.records import united
+from dgl_lib.data.records import masks_at
 from dgl_lib.errors import UserError
 
 FOLDERS = {"cub_wsol": "CUB", "ilsvrc": "ILSVRC", "openimages": "OpenImages"}  # name -> folder of lists and of images
@@ -76,7 +76,7 @@ class Wsol(listed.Listed):
     def pixels(self, index: int, size: Size, values: list[np.ndarray]) -> Pixels:
         count = len(self.objects[self.names[index]])
         stored = values[:count], values[count] if len(values) > count else None
-        mask, ignore = united(*stored, size)
+        mask, ignore = masks_at(*stored, size)
         return {"mask": mask, "ignore": ignore if stored[1] is not None else None, "stored": stored}
 
 

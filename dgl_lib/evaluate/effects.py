@@ -68,11 +68,10 @@ def of_scores(val: Scores, test: Scores, layer: str, layers: Sequence[str]) -> p
             found.append(effect("C8", "DGL minus enhanced map", dgl - of(enhanced), reading))
         if known.names and there.issuperset([(enhanced, layer), (plain, layer)]):
             detail = reading if where == "test" else f"{reading}, {where} images"
-            one, other = (known.find(method=method, layer=layer, **at) for method in (enhanced, plain))
+            two = [known.find(method=method, layer=layer, **at) for method in (enhanced, plain)]
             for name, regions in {"rest found": (REST,), "precision": (REST, PART)}.items():
-                found.append(
-                    effect("C2", name, 100 * (equal_area(one, *regions) - equal_area(other, *regions)), detail)
-                )
+                one, other = (equal_area(hist, *regions) for hist in two)
+                found.append(effect("C2", name, 100 * (one - other), detail))
             for name, measure in {"rest found": "recall_rest", "precision": "precision"}.items() if not end else ():
                 changed = of(enhanced, layer, known, measure) - of(plain, layer, known, measure)
                 found.append(effect("C2", f"{EXPLORATORY}{name}, at a threshold", changed, detail))

@@ -52,7 +52,7 @@ def all_curves(
         image, label = dataset.image(i), int(dataset.labels[i])
         known = hashlib.sha256(image.tobytes() + f"{image.shape} {label}".encode()).hexdigest()[:16]
         file = parts / f"{known}.npz"
-        stored = read_arrays(file) if file.exists() else {}
+        stored = read_arrays(file)
         wanted = {pair: torch.from_numpy(m[i]) for pair, m in maps.items()} | baselines
         if missing := {pair: m for pair, m in wanted.items() if "|".join(pair) not in stored}:
             [x] = preprocess(model, [image], resize)

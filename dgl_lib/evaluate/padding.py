@@ -1,7 +1,6 @@
 """What the padding changes: the same weights run with symmetric padding and with TensorFlow's "same"."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,19 +28,12 @@ def repadded(model: SPGPlain) -> SPGPlain:
     return copy.eval()
 
 
-def padding_table(
-    model: SPGPlain,
-    parts: Sequence[Dataset],
-    maps: Sequence[Maps],
-    *,
-    folder: str | Path | None = None,
-    progress: bool = False,
-    **how: Any,
-) -> pd.DataFrame:
+def padding_table(model: SPGPlain, parts: Sequence[Dataset], maps: Sequence[Maps], **how: Any) -> pd.DataFrame:
     """How ``model`` and its copy with the other padding differ: a row a layer, and one for the logits.
 
     ``parts`` are the validation and the test images, ``maps`` their raw maps with ``model`` as it is, of DGL and pixel
-    selection on every layer. ``how`` says how those were made (size, alpha, rule, device), as for ``raw_maps``.
+    selection on every layer. ``how`` says how those were made (size, alpha, rule, device, folder, progress), as for
+    ``raw_maps``.
 
     Columns: layer. correlation, correlation_low and _high: Pearson's between DGL's two maps of a test image, over their
     cells, mean over images with its 95 % interval; 0 where a map is constant. dgl_PADDING, pixel_selection_PADDING: the
@@ -49,8 +41,8 @@ def padding_table(
     (percent). logit_difference: an image's largest difference over its largest symmetric logit, of the worst test
     image. same_class: the share of test images that get one class under both."""
     layers, copy = [at.name for at in model.layers], repadded(model)
-    kept: dict[str, Any] = {"folder": folder, "progress": progress}
-    others = [raw_maps(copy, part, layers=layers, methods=COMPARED, **how, **kept) for part in parts]
+    kept = {name: how[name] for name in ("folder", "progress") if name in how}
+    others = [raw_maps(copy, part, layers=layers, methods=COMPARED, **how) for part in parts]
     by_padding = {model.padding: maps, copy.padding: others}
     iou = {}
     for padding, both in by_padding.items():

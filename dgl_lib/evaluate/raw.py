@@ -119,10 +119,10 @@ def every_map(model: Classifier, dataset: Dataset, **options: Any) -> Maps:
 def maps_of_scales(
     model: Classifier, dataset: Dataset, *, layer: str, methods: Sequence[str], scales: Sequence[float], **options: Any
 ) -> dict[float, Maps]:
-    """Raw maps by scale (1.0 comes along) of ``methods``, DGL and both branches, on ``layer`` and on CAM's layer.
+    """Raw maps by scale (1.0 comes along) of ``methods``, CAM, DGL and both branches, on ``layer`` and CAM's layer.
     Branch 1 comes in every reading."""
     branches = [*(f"enhanced_map{reading}" for reading in READINGS), "pixel_selection"]
-    methods = list(dict.fromkeys([*methods, "dgl", *branches]))
+    methods = list(dict.fromkeys([*methods, "cam", "dgl", *branches]))
     layers = list(dict.fromkeys([layer, model.layers[-1].name]))  # CAM exists on the last one
     found = {1.0: every_map(model, dataset, **options).only((method, at) for method in methods for at in layers)}
     for scale in sorted({float(s) for s in scales} - {1.0}):

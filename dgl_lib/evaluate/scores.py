@@ -92,7 +92,7 @@ def score(
     if not len(dataset):
         raise UserError(f"{what}: no image given, at least one needed")
     pairs = [pair for pair in next(iter(maps.values())).maps if methods is None or pair[0] in methods]
-    maps = {scale: m.only(pairs) for scale, m in maps.items()}
+    maps, settings = {scale: m.only(pairs) for scale, m in maps.items()}, list(dict.fromkeys(settings))
     rows = [(*pair, name_scales(scales), kernel) for pair in pairs for scales, kernel in settings]
     rows += [(name, "", "", 0.0) for name in BASELINES]
 

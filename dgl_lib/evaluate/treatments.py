@@ -22,17 +22,15 @@ Chosen = dict[str, dict[str, Setting]]  # by method and treatment
 
 
 def scale_sets(scales: Sequence[float]) -> list[tuple[float, ...]]:
-    """All sets of 1.0 and some more of ``scales``, small sets first, each in rising order. UserError: no more."""
-    if not (others := sorted({float(s) for s in scales} - {1.0})):
-        raise UserError(f"scales: {list(scales)} given, at least one beside 1.0 needed")
-    return [tuple(sorted((1.0, *c))) for count in range(1, len(others) + 1) for c in combinations(others, count)]
+    """All sets of 1.0 and some more of ``scales``, small sets first, each in rising order; without more, 1.0 alone."""
+    others = sorted({float(s) for s in scales} - {1.0})
+    several = (c for count in range(1, len(others) + 1) for c in combinations(others, count))
+    return [tuple(sorted((1.0, *c))) for c in several] or [SINGLE]
 
 
 def closing_kernels(kernels: Sequence[float]) -> list[float]:
-    """The kernels above 0, in rising order. UserError: there is none."""
-    if not (found := sorted({float(k) for k in kernels} - {0.0})):
-        raise UserError(f"kernels: {list(kernels)} given, at least one above 0 needed")
-    return found
+    """The kernels above 0, in rising order; 0, which closes nothing, where there is none."""
+    return sorted({float(k) for k in kernels} - {0.0}) or [0.0]
 
 
 def candidates(by_scale: dict[float, Maps], layer: str) -> dict[float, Maps]:

@@ -7,7 +7,6 @@ nevertheless ends one pixel behind it, unless the map ends there. The published 
 """
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +15,6 @@ import cv2
 import numpy as np
 import torch
 
-from dgl_lib.data.records import united
 from dgl_lib.errors import UserError
 from dgl_lib.maps import minmax
 
@@ -62,13 +60,6 @@ def _checked(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         wrong = boxes[~good.all(1)][0].tolist()
         raise UserError(f"box: {wrong} given, 0 <= x0 <= x1 <= {size[1]} and 0 <= y0 <= y1 <= {size[0]} needed")
     return boxes
-
-
-def masks_at(
-    instances: Sequence[np.ndarray], ignore: np.ndarray | None = None, size: int = SIZE
-) -> tuple[np.ndarray, np.ndarray]:
-    """``data.records.united`` at (size, size)."""
-    return united(instances, ignore, (size, size))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from dgl_lib.files import set_aside, sha256, write_bytes, write_text
@@ -31,11 +32,10 @@ def hardware() -> dict[str, Any]:
     if (known := Path("/proc/cpuinfo")).is_file():  # where Linux keeps the processor's name
         named = [line for line in known.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         processor = named[0].split(":", 1)[1].strip() if named else processor
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
     return {
         "processor": processor,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(pages / 2**30, 1) if pages else None,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",

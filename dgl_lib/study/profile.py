@@ -55,9 +55,7 @@ class Profile(Recipe):
     train_count: int = Field(400, ge=0, description="training images, 0 for all")
     labels: Literal["given", "shuffled"] = Field("given", description="shuffled: a control that can learn no class")
     network: Annotated[str, _one_of(NETWORKS)] = Field("spg_plain", description="classifier")
-    padding: Literal["symmetric", "tensorflow"] = Field(
-        "symmetric", description="tensorflow: the authors', SPG-plain only"
-    )
+    padding: Literal["symmetric", "tensorflow"] = Field("symmetric", description="tensorflow: SPG-plain only")
     width: float = Field(0.125, gt=0, le=1, multiple_of=1 / 16, description="multiplier of every layer's channels")
     weights: ProjectPath = Field("", description="starting weights: '' (random), 'imagenet' or a path")
 

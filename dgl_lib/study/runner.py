@@ -14,7 +14,7 @@ from dgl_lib.data.listed import Listed
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import every_map, maps_of_scales
 from dgl_lib.files import exclusive, need_apart, sha256, write_bytes, write_table
-from dgl_lib.models import load_checkpoint
+from dgl_lib.models import LAYERS, load_checkpoint
 from dgl_lib.study import claims, manifest, paths, steps
 from dgl_lib.study.notebooks import execute
 from dgl_lib.study.profile import Profile, declared
@@ -54,7 +54,8 @@ def run(
     target = (out or paths.project_root() / "results" / folder).absolute()
     if ".." in target.parts or not target.is_relative_to(paths.project_root()):
         raise UserError(f"results: {str(out)!r} given, a folder below the project's root allowed")
-    check_inputs(profile, localizing=until != "train", scoring=until == "notebooks")
+    numbers = {source.name[:2] for source in sources}
+    check_inputs(profile, numbers, localizing=until != "train", scoring=until == "notebooks")
     need_apart(target, steps.load(profile.data, "val", profile.skip_unreadable).root)
     seconds: dict[str, float] = {}
     if until == "train" or profile.checkpoint == "trained":
@@ -65,7 +66,7 @@ def run(
             return checkpoint
     with nullcontext() if several.RANK else exclusive(target):
         began = time.monotonic()
-        localize(profile, {source.name[:2] for source in sources}, progress=progress)
+        localize(profile, numbers, progress=progress)
         seconds["maps"] = round(time.monotonic() - began, 1)
         if until == "evaluate" or several.RANK:  # of several processes the first one goes on
             return target
@@ -113,10 +114,9 @@ def rerun_committed(*, progress: bool = True) -> None:
         shutil.rmtree(stage)
 
 
-def check_inputs(profile: Profile, *, localizing: bool = True, scoring: bool = True) -> None:
-    """Open what the profile needs, so that hours of work do not end at a missing file. UserError: something is.
-
-    ``localizing`` needs the network's layers too, and ``scoring`` the data's masks."""
+def check_inputs(profile: Profile, notebooks: set[str], *, localizing: bool = True, scoring: bool = True) -> None:
+    """Open what the profile needs, so that hours of work do not end at a missing file or a value that cannot be run.
+    UserError: there is one. ``localizing`` needs the network's layers too, and ``scoring`` the data's masks."""
     pick_device(profile.device)
     paths.weights_source(profile.weights)
     network = profile.network
@@ -124,6 +124,11 @@ def check_inputs(profile: Profile, *, localizing: bool = True, scoring: bool = T
         network = load_checkpoint(paths.checkpoint_path(profile.checkpoint)).architecture
     if localizing:
         steps.check_layers(network, [*profile.layers, profile.layer])
+        if (side := round(profile.image_size * min(profile.scales))) < 32:
+            given = f"{min(profile.scales):g} of {profile.image_size} px given, which is {side} px"
+            raise UserError(f"scales: {given}; numbers that make at least 32 px allowed")
+        if "03" in notebooks and profile.layer == LAYERS[network][-1].name:
+            raise UserError(f"layer: {profile.layer!r} given, where all methods give one map; one before it allowed")
     for split in SPLITS:
         dataset = steps.load(profile.data, split, profile.skip_unreadable)
         # Of every data set, a split has all of its masks or none.

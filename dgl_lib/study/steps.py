@@ -1,7 +1,5 @@
 """The steps that notebooks and the runner share: the data, training a classifier, opening a trained one."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
@@ -17,7 +15,7 @@ from dgl_lib.data import Dataset, Shuffled, Subset
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.faithfulness import in_turn
-from dgl_lib.files import sha256
+from dgl_lib.files import key_of, sha256
 from dgl_lib.models import LAYERS, NETWORKS, Classifier, committed_checkpoint, load_checkpoint
 from dgl_lib.study import paths
 from dgl_lib.study.profile import Profile
@@ -119,5 +117,5 @@ def _training(profile: Profile) -> tuple[Path, Dataset, Dataset, dict[str, Any]]
         "data_sha256": {"train": train.digest, "val": val.digest},
         "format": FORMAT,
     }
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    return paths.runs_folder() / f"{profile.data}-{key}" / "classifier.safetensors", train, val, facts
+    place = paths.runs_folder() / f"{profile.data}-{key_of(facts)[:12]}"
+    return place / "classifier.safetensors", train, val, facts
