@@ -52,7 +52,7 @@ explorer: env
 browser: env
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt -c constraints.txt
 	$(PY) -c 'import playwright'  # else the tests would skip, and no browser would be opened
-	DGL_BROWSER_ALL=1 $(PY) -m pytest tests/browser
+	DGL_BROWSER=all $(PY) -m pytest tests/browser
 
 # Cells that are no slide are left out, and so is code.
 slides: env

@@ -315,7 +315,7 @@ def test_every_runner_calls_make_test():
         ("notebooks", ["-m dgl_lib notebooks"]),
         ("lab", ["jupyterlab notebooks/00_start_here.ipynb"]),
         ("explorer", ["voila notebooks/teaching/explorer.ipynb"]),
-        ("browser", ["requirements-browser.txt", "pytest tests/browser"]),
+        ("browser", ["requirements-browser.txt", "DGL_BROWSER=all", "pytest tests/browser"]),
         ("slides", ["nbconvert --to slides"]),
         ("clean", ["rm -rf .venv"]),
     ],
