@@ -1,7 +1,7 @@
 """The notebooks as a reader opens them: JupyterLab and the explorer in a real browser (``make browser``).
 
-Minutes long, so only where it is asked for: ``DGL_BROWSER=all`` opens every notebook, ``DGL_BROWSER=some`` the first four.
-Skipped where Playwright or a Chromium is missing. ``DGL_SCREENSHOTS=FOLDER`` keeps a picture of each page.
+Minutes long, so only where it is asked for: ``DGL_BROWSER=all`` opens every notebook, ``DGL_BROWSER=some`` the first
+four. Skipped where Playwright or a Chromium is missing. ``DGL_SCREENSHOTS=FOLDER`` keeps a picture of each page.
 """
 
 from __future__ import annotations
