@@ -3,6 +3,9 @@
 # make study NOTEBOOKS=all        the other four notebooks too; NOTEBOOKS=05 one of them
 # make test                       everything continuous integration checks
 # make peers                      agreement with TorchCAM and pytorch-grad-cam, and timm's networks
+# make lab, make explorer         the notebooks in JupyterLab; a map's sliders alone, on localhost
+# make browser                    notebooks and explorer in a real browser (Chromium has to be there)
+# make slides                     a talk from the notebooks' slides -> build/slides
 #
 # SET="alpha=5 test_per_class=0" puts other values over the profile's.
 # PYTHON=python3.13 makes the environment with another Python, VENV=path puts it (or takes it) elsewhere.
@@ -18,7 +21,7 @@ PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.dgl-installed
 ONLY  := $(if $(filter all,$(NOTEBOOKS)),--all,$(addprefix --only ,$(NOTEBOOKS)))
 
-.PHONY: study test peers notebooks lab env clean
+.PHONY: study test peers notebooks lab explorer browser slides env clean
 
 study: env
 	$(PY) -m dgl_lib study $(PROFILE) $(ONLY) $(addprefix --set ,$(SET))
@@ -42,6 +45,18 @@ notebooks: env
 
 lab: env
 	$(PY) -m jupyterlab notebooks/00_start_here.ipynb
+
+explorer: env
+	$(PY) -m voila notebooks/teaching/explorer.ipynb
+
+browser: env
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt -c constraints.txt
+	$(PY) -c 'import playwright'  # else the tests would skip, and no browser would be opened
+	DGL_BROWSER=all $(PY) -m pytest tests/browser
+
+# Cells that are no slide are left out, and so is code.
+slides: env
+	$(PY) -m nbconvert --to slides --no-input --output-dir build/slides notebooks/00*.ipynb notebooks/02*.ipynb notebooks/03*.ipynb
 
 env: $(STAMP)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 import warnings
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
+from nbconvert import SlidesExporter
 
 from dgl_lib.study.profile import Profile, declared, read_profile, validated
 
@@ -167,3 +170,32 @@ def test_committed_defaults_are_the_quick_profile(path: Path):
     quick = {"results": "results/.quick", "tables": "results/creatures", "data": "creatures"}
     quick |= {"checkpoint": "creatures", "progress": False, "show_photos": False, "skip_unreadable": False}
     assert {name: values[name] for name in values.keys() & quick} == {n: quick[n] for n in values.keys() & quick}
+
+
+# Slides and the lesson
+
+
+SLIDES = [path for path in NOTEBOOKS if path.name[:2] in ("00", "02", "03")]  # those of `make slides`
+
+
+@pytest.mark.parametrize("path", SLIDES, ids=lambda path: path.stem)
+def test_slides_are_chosen_and_the_rest_is_left_out(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    kinds = [cell.metadata.slideshow.slide_type for cell in notebook.cells]  # every cell says which it is
+    assert set(kinds) <= {"slide", "subslide", "-", "skip"}
+    html, _ = SlidesExporter(exclude_input=True).from_notebook_node(notebook)
+    assert html.count("<section") - kinds.count("slide") == kinds.count("slide") + kinds.count("subslide")
+    figures = [cell for cell, kind in zip(notebook.cells, kinds, strict=True) if kind != "skip"]
+    figures = [out for cell in figures for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    assert html.count("<img") == len(figures) > 0
+
+
+def test_the_lesson_says_the_verdicts_that_the_results_have():
+    text = (ROOT / "notebooks" / "teaching" / "what_would_change_our_mind.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^\| (C\d+)[^|]*\| ([^|]+) \|", text, re.M))
+    for data in ("creatures", "pets"):
+        for claim, one in pd.read_csv(ROOT / "results" / data / "verdicts.csv").groupby("claim"):
+            if len(one) == 1:
+                assert one["verdict"].item() in said[str(claim)], f"{claim}, {data}"
+            else:
+                assert "hangs on the reading" in said[str(claim)], claim

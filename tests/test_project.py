@@ -248,15 +248,42 @@ def test_runs_are_ignored_by_git():
     assert result.stdout.split() == paths
 
 
-@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="no README")
-def test_links_of_the_readme():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "notebooks").glob("**/*.[im][dp]*")]
+
+
+def words_of(page: Path) -> str:
+    """A page of Markdown, or the Markdown cells of a notebook."""
+    text = page.read_text(encoding="utf-8")
+    cells = json.loads(text)["cells"] if page.suffix == ".ipynb" else []
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown") if cells else text
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", words_of(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links(page: Path):
+    text = words_of(page)
     links = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
-    local = [link.split("#")[0] for link in links if not re.match(r"https?:|mailto:|#", link)]
-    assert not [link for link in local if not (ROOT / link).exists()]
-    headings = re.findall(r"^#+ (.+)$", text, re.M)
-    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
-    assert not [link for link in links if link.startswith("#") and link[1:] not in anchors]
+    for link in (link for link in links if not re.match(r"https?:|mailto:", link)):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_sections_that_pages_send_readers_to_are_there():
+    """``[02](../02_x.ipynb), "A heading"`` and ``[03](../03_x.ipynb), section 2``."""
+    place = re.compile(r"\(([^()\s]+\.ipynb)\), ((?:\"[^\"]+\"(?: and )?)+|sections? [\d to,and]+)")
+    for page in PAGES:
+        for name, where in place.findall(words_of(page)):
+            headings = re.findall(r"^#+ (.+)$", words_of(page.parent / name), re.M)
+            for quoted in re.findall(r'"([^"]+)"', where):
+                assert any(quoted in heading for heading in headings), f"{page.name}: {name}, {quoted!r}"
+            for number in [] if '"' in where else re.findall(r"\d+", where):
+                assert any(re.match(rf"{number}\b", heading) for heading in headings), f"{page.name}: {name}, {number}"
 
 
 def test_licence():
@@ -272,6 +299,10 @@ def test_licence():
 
 
 def test_every_runner_calls_make_test():
+    newest = yaml.safe_load((ROOT / ".github" / "workflows" / "newest.yml").read_text())["jobs"]
+    assert {"run": "make test"} in newest["test"]["steps"] and {"run": "make browser slides"} in newest["browser"][
+        "steps"
+    ]
     assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(), re.M)
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
@@ -288,7 +319,10 @@ def test_every_runner_calls_make_test():
         ("study NOTEBOOKS='05 06' SET='alpha=5 seed=1'", ["--only 05 --only 06 --set alpha=5 --set seed=1"]),
         ("test", ["ruff check .", "ruff format --check .", "mypy", "lint-imports", "pytest --nbval"]),
         ("notebooks", ["-m dgl_lib notebooks"]),
-        ("lab", ["jupyterlab notebooks"]),
+        ("lab", ["jupyterlab notebooks/00_start_here.ipynb"]),
+        ("explorer", ["voila notebooks/teaching/explorer.ipynb"]),
+        ("browser", ["requirements-browser.txt", "DGL_BROWSER=all", "pytest tests/browser"]),
+        ("slides", ["nbconvert --to slides"]),
         ("clean", ["rm -rf .venv"]),
     ],
 )

@@ -1,7 +1,7 @@
 """The notebooks as a reader opens them: JupyterLab and the explorer in a real browser (``make browser``).
 
-Skipped where Playwright or a Chromium is missing. ``DGL_BROWSER_ALL=1`` opens every notebook, not only the first four.
-``DGL_SCREENSHOTS=FOLDER`` keeps a picture of each page.
+Minutes long, so only where it is asked for: ``DGL_BROWSER=all`` opens every notebook, ``DGL_BROWSER=some`` the first
+four. Skipped where Playwright or a Chromium is missing. ``DGL_SCREENSHOTS=FOLDER`` keeps a picture of each page.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from pathlib import Path
 
 import pytest
 
+if not os.environ.get("DGL_BROWSER"):
+    pytest.skip("`make browser` runs these", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api")
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SOME = NOTEBOOKS if os.environ.get("DGL_BROWSER_ALL") else NOTEBOOKS[:4]
+SOME = NOTEBOOKS if os.environ["DGL_BROWSER"] == "all" else NOTEBOOKS[:4]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MINUTES = 60_000  # a minute in Playwright's unit
 #: Every cell is on the page, also where it is scrolled out of sight, and no question lies over it.
