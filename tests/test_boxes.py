@@ -234,6 +234,13 @@ def test_a_score_map_is_resized_by_cubic_interpolation_and_then_min_maxed() -> N
     assert score_map(torch.from_numpy(raw).float().requires_grad_()).shape == (224, 224)
 
 
+def test_a_score_map_is_computed_in_float64() -> None:
+    """A float32 map gives what the same numbers give in float64: at a threshold the last digit decides."""
+    raw = np.random.default_rng(0).random((8, 8), np.float32)
+    got = score_map(torch.from_numpy(raw), 16)
+    assert got.dtype == np.float64 and (got == score_map(raw.astype(np.float64), 16)).all()
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7])
 def test_a_constant_map_becomes_zeros(value: float) -> None:
     assert (score_map(np.full((28, 28), value)) == 0).all()

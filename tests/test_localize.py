@@ -275,6 +275,13 @@ def test_the_autograd_map_in_float32_is_that_of_float64(margin: float) -> None:
     torch.testing.assert_close(n(G_J).double(), n(exact), rtol=1e-4, atol=1e-5)
 
 
+def test_alpha_is_ten_and_the_rule_the_released_one_unless_said_otherwise() -> None:
+    model, given = deep(), {"alpha": 10.0, "rule": "released"}
+    for call in (gradients, dual_gradients):
+        plain, said = call(model, IMAGES, CLASSES, ["conv1"]), call(model, IMAGES, CLASSES, ["conv1"], **given)
+        assert all(torch.equal(a, b) for a, b in zip(plain["conv1"], said["conv1"], strict=True))
+
+
 def test_alpha_counts_in_the_released_rule_only() -> None:
     model = deep()
     one, ten = (dual_gradients(model, IMAGES, CLASSES, ["conv1"], alpha=a)["conv1"] for a in (1.0, 10.0))
