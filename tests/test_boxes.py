@@ -115,6 +115,11 @@ def test_threads_change_nothing(score) -> None:
         assert (getattr(one, name) == getattr(four, name)).all()
 
 
+def test_a_machine_that_does_not_know_its_cores_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert search(np.eye(5)).boxes.tolist() == search(np.eye(5), threads=1).boxes.tolist()
+
+
 @given(BOXES, BOXES)
 def test_iou_counts_pixels(a, b) -> None:
     expected = [[plain_iou(x, y) for y in b.tolist()] for x in a.tolist()]
