@@ -115,6 +115,11 @@ def test_threads_change_nothing(score) -> None:
         assert (getattr(one, name) == getattr(four, name)).all()
 
 
+def test_a_machine_that_does_not_know_its_cores_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert search(np.eye(5)).boxes.tolist() == search(np.eye(5), threads=1).boxes.tolist()
+
+
 @given(BOXES, BOXES)
 def test_iou_counts_pixels(a, b) -> None:
     expected = [[plain_iou(x, y) for y in b.tolist()] for x in a.tolist()]
@@ -232,6 +237,13 @@ def test_a_score_map_is_resized_by_cubic_interpolation_and_then_min_maxed() -> N
     before = cubic(8) @ minmax(torch.from_numpy(raw)).numpy() @ cubic(8).T
     assert before.min() < -0.01  # min-maxed before, it would leave 0..1
     assert score_map(torch.from_numpy(raw).float().requires_grad_()).shape == (224, 224)
+
+
+def test_a_score_map_is_computed_in_float64() -> None:
+    """A float32 map gives what the same numbers give in float64: at a threshold the last digit decides."""
+    raw = np.random.default_rng(0).random((8, 8), np.float32)
+    got = score_map(torch.from_numpy(raw), 16)
+    assert got.dtype == np.float64 and (got == score_map(raw.astype(np.float64), 16)).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7])

@@ -123,6 +123,18 @@ def test_ranking_is_a_permutation_that_follows_the_map(values: list[int], scale:
     assert torch.equal(place, ranking(m * scale + shift, 6))
 
 
+def test_the_settings_of_every_table() -> None:
+    """Twenty steps; equal pixels in the order of seed 0; a blur of 0.11 sides, cut off at two standard deviations."""
+    assert STEPS == 20
+    order = torch.randperm(SIZE**2, generator=torch.Generator().manual_seed(0))
+    assert ranking(torch.zeros(2, 2), SIZE).flatten()[order].tolist() == list(range(SIZE**2))
+    dot = torch.zeros(3, 101, 101)
+    dot[:, 50, 50] = 1
+    reach = (torch.arange(-50, 51)).abs()
+    bell = torch.exp(-(reach**2) / (2 * (0.11 * 101) ** 2)) * (reach <= 22)
+    torch.testing.assert_close(blur(dot)[0], torch.outer(bell, bell) / bell.sum() ** 2)
+
+
 def test_equal_pixels_keep_one_random_order() -> None:
     everywhere = ranking(torch.zeros(1, 1), SIZE)  # the baseline "random order"
     assert torch.equal(everywhere, ranking(torch.full((3, 3), 7.0), SIZE))

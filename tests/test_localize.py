@@ -275,6 +275,13 @@ def test_the_autograd_map_in_float32_is_that_of_float64(margin: float) -> None:
     torch.testing.assert_close(n(G_J).double(), n(exact), rtol=1e-4, atol=1e-5)
 
 
+def test_alpha_is_ten_and_the_rule_the_released_one_unless_said_otherwise() -> None:
+    model, given = deep(), {"alpha": 10.0, "rule": "released"}
+    for call in (gradients, dual_gradients):
+        plain, said = call(model, IMAGES, CLASSES, ["conv1"]), call(model, IMAGES, CLASSES, ["conv1"], **given)
+        assert all(torch.equal(a, b) for a, b in zip(plain["conv1"], said["conv1"], strict=True))
+
+
 def test_alpha_counts_in_the_released_rule_only() -> None:
     model = deep()
     one, ten = (dual_gradients(model, IMAGES, CLASSES, ["conv1"], alpha=a)["conv1"] for a in (1.0, 10.0))
@@ -456,13 +463,17 @@ def test_the_head_is_found_by_value_not_by_shape_or_name() -> None:
     found = gradients(model, draw(2, 3, 64, 64), [2, 0], ["add2", "add1"], needs=["w_c"])
     assert list(found.heads) == ["add1"]
     assert torch.equal(found.heads["add1"], model.fc.weight[[2, 0]])
-    rounded = gradients(model.float(), draw(2, 3, 64, 64).float(), [2, 0], ["add1"], needs=["w_c"])
-    assert list(rounded.heads) == ["add1"]  # float32 digits that the bias swallows do not hide the true head
+    for bias in (1e4, 1e5):  # float32 digits that the bias swallows do not hide the true head
+        nn.init.constant_(model.float().fc.bias, bias)
+        rounded = gradients(model, draw(2, 3, 64, 64).float(), [2, 0], ["add1"], needs=["w_c"])
+        assert list(rounded.heads) == ["add1"]
 
     class Renamed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.decoy, self.body, self.answer = nn.Linear(6, 3), deep()[:4], nn.Linear(6, 3, bias=False)
+            self.near = nn.Linear(6, 3, bias=False)
+            self.near.weight.data = 1.1 * self.answer.weight.data
 
         def forward(self, x: Tensor) -> Tensor:
             return self.answer(self.body(x).mean((2, 3)))

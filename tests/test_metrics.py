@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from itertools import product
 
 import numpy as np
@@ -12,7 +13,18 @@ from hypothesis.extra.numpy import arrays
 
 from dgl_lib import metrics
 from dgl_lib.errors import UserError
-from dgl_lib.metrics import BACKGROUND, IGNORE, PART, REST, IoUCurve, PxAP, bootstrap, histograms, two_level
+from dgl_lib.metrics import (
+    BACKGROUND,
+    IGNORE,
+    PART,
+    REST,
+    IoUCurve,
+    PxAP,
+    bootstrap,
+    histograms,
+    two_level,
+    two_samples,
+)
 from dgl_lib.metrics.pixels import equal_area
 
 SHAPE = (5, 6)
@@ -214,6 +226,30 @@ def test_drawing_many_resamples_at_once_changes_no_bit(n: int, draws: int, monke
     means = [values[random.integers(n, size=n)].mean() for _ in range(200)]
     got = bootstrap(values, resamples=200, seed=5)
     assert [got.low, got.high] == np.quantile(means, [0.025, 0.975]).tolist() and got.mean == values.mean()
+
+
+def test_what_stands_in_every_table_are_2000_resamples_of_seed_0() -> None:
+    values = np.random.default_rng(0).normal(size=30)
+    assert bootstrap(values) == bootstrap(values, resamples=2000, seed=0) != bootstrap(values, resamples=1999)
+    several = values.reshape(3, 10)
+    assert two_level(several) == two_level(several, resamples=2000, seed=0) != two_level(several, resamples=1999)
+    with pytest.raises(FrozenInstanceError):
+        bootstrap(values).mean = 0.0  # type: ignore[misc]
+
+
+def test_two_samples_by_hand() -> None:
+    """Each set is redrawn by itself: 2,000 times, and the difference of the two means is kept."""
+    a, b = np.random.default_rng(0).normal(size=9), np.random.default_rng(1).normal(3, 1, size=4)
+    random, drawn = np.random.default_rng(0), []
+    for _ in range(2000):
+        one = a[random.integers(9, size=9)].mean()
+        drawn.append(one - b[random.integers(4, size=4)].mean())
+    found = two_samples(a, b)
+    assert (found.mean, found.n) == (a.mean() - b.mean(), 13)
+    assert [found.low, found.high] == np.quantile(drawn, [0.025, 0.975]).tolist()
+    for empty in ((a, b[:0]), (a[:0], b)):
+        with pytest.raises(UserError, match=r"two samples of [09] and [04] values given"):
+            two_samples(*empty)
 
 
 def test_the_paired_interval_sees_what_unpaired_noise_would_hide() -> None:

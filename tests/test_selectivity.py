@@ -333,6 +333,9 @@ def test_piece_shares_by_hand() -> None:
     m = np.array([[[1, 3], [0, -8]], [[0, 0], [-1, 0]]], np.float32)
     even = piece_shares(m.repeat(4, 1).repeat(4, 2)[:, ::2, ::2], pieces)  # its own size is the picture's
     np.testing.assert_allclose(even, [[1, 3 / 8], [0, 0]])
+    noise = np.random.default_rng(0).random((1, 3, 3), np.float32) / 9  # sums stay below 1, and are taken in float64
+    np.testing.assert_array_equal(piece_shares(noise, pieces), piece_shares(noise.astype(np.float64), pieces))
+    assert piece_shares(noise / 99, pieces).sum() > 0
     whole = np.stack([np.ones((3, 3), bool), np.eye(3, dtype=bool)])
     np.testing.assert_allclose(piece_shares(np.ones((1, 1, 1), np.float32), whole), [[1, 1 / 3]])  # resized
 

@@ -126,6 +126,15 @@ def test_weights_and_statistics_are_bit_identical_after_localizing() -> None:
 # -------------------------------------------------------------------------------------------------- modes of a caller
 
 
+def test_float32_is_exact_inside_and_the_flags_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU would round to 10 bits; the flags can be read without one."""
+    flags, inside = torch.backends.cudnn, []
+    monkeypatch.setattr(flags, "allow_tf32", True)
+    with frozen(vgg_like()):
+        inside = [flags.enabled, flags.allow_tf32]
+    assert inside == [True, False] and flags.allow_tf32
+
+
 def test_a_frozen_model_and_no_grad_and_inference_mode_work() -> None:
     model = vgg_like()
     expected = gradients(model, IMAGES, None, ["0.0"])["0.0"]
@@ -204,7 +213,9 @@ def test_only_feature_maps_can_be_tapped() -> None:
 
 def test_an_unknown_layer_names_those_near_it() -> None:
     model = spg_plain(2, width=1 / 16)
-    with pytest.raises(UserError, match=r"^layer 'Mixed_6f' is not in SPGPlain; near it: .*Mixed_6") as told:
+    with pytest.raises(
+        UserError, match=r"^layer 'Mixed_6f' is not in SPGPlain; near it: Mixed_6\w(, Mixed_6\w){2}$"
+    ) as told:
         find(model, ["Mixed_6f"])
     assert "\n" not in str(told.value)
     with pytest.raises(UserError, match=r"it has: Conv2d_1a_3x3, .*Mixed_6e.*, fc"):

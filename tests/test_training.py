@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tqdm import tqdm
 
 from dgl_lib import files, training
 from dgl_lib.data.creatures import Creatures
@@ -405,6 +406,43 @@ def test_an_epoch_sees_the_images_of_its_order(tmp_path: Path, monkeypatch: pyte
     assert len(set(seen)) == 18
 
 
+def test_an_epochs_figures_are_means_over_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true, seen = torch.nn.functional.cross_entropy, []
+
+    def recorded(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        loss = true(logits, target)
+        if loss.requires_grad:
+            seen.append((loss.item(), float((logits.argmax(1) == target).double().mean())))
+        return loss
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", recorded)
+    _, history = train(tmp_path)
+    for row, steps in zip(history, np.array(seen).reshape(2, 3, 2), strict=True):  # three steps of three images
+        assert (row["train_loss"], row["train_accuracy"]) == pytest.approx(steps.mean(0))
+
+
+@pytest.mark.parametrize(("save_every", "steps"), [(0, [3, 6]), (1, [1, 2, 3, 4, 5, 6]), (2, [2, 3, 4, 6])])
+def test_a_run_is_saved_every_few_steps_and_after_each_epoch(
+    save_every: int, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(training, "save", lambda run: saved.append(run.step))
+    train(tmp_path, save_every=save_every)
+    assert saved == steps
+
+
+def test_a_resumed_run_counts_the_seconds_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, model = [100.0], network()
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    first, second = (training.Run(model, optimizer, schedule, tmp_path, tqdm(disable=True), b) for b in (100.0, 1000.0))
+    now[0] = 130.0
+    training.save(first)
+    training.resume(second)
+    assert 1005 - second.began == 30 + 5
+
+
 def test_the_learning_rate_goes_up_and_down_one_cycle(tmp_path: Path) -> None:
     """Six steps, the peak after 0.3 of them: at step 0.8. The last rate is the first, peak / 25, by 10,000."""
     _, history = train(tmp_path)
@@ -414,9 +452,13 @@ def test_the_learning_rate_goes_up_and_down_one_cycle(tmp_path: Path) -> None:
     assert [row["learning_rate"] for row in history] == pytest.approx([expected, low])
 
 
-def test_one_epoch_is_enough(tmp_path: Path) -> None:
-    _, history = train(tmp_path, epochs=1)
+@pytest.mark.parametrize("progress", [False, True])
+def test_one_epoch_is_enough(progress: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 1})
+    history = fit(network(), TRAIN, VAL, tmp_path, recipe, progress=progress)
     assert [row["epoch"] for row in history] == [1] and (tmp_path / "classifier.safetensors").exists()
+    shown = capfd.readouterr().err
+    assert all(text in shown for text in ("training", "3/3", "val_accuracy=")) if progress else shown == ""
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -466,6 +508,8 @@ def test_crops_depend_on_seed_epoch_and_index_alone() -> None:
         piece = random_crop(TRAIN, *key, RECIPE)
         assert piece.shape == (32, 32, 3) and piece.dtype == np.uint8
         assert (piece == random_crop(TRAIN, *key, RECIPE.model_copy(update={"epochs": 9}))).all()
+    whole = random_crop(TRAIN, 0, 4, RECIPE.model_copy(update={"crop": 36}))  # nothing is left to draw but the mirror
+    assert any((whole == kind).all() for kind in (squash(TRAIN.image(4), 36), squash(TRAIN.image(4), 36)[:, ::-1]))
     images = [random_crop(TRAIN, epoch, 4, RECIPE) for epoch in range(40)]
     other_seed = [random_crop(TRAIN, epoch, 4, RECIPE.model_copy(update={"seed": 1})) for epoch in range(40)]
     assert any((a != b).any() for a, b in zip(images, other_seed, strict=True))
@@ -512,6 +556,7 @@ def test_the_groups_hold_every_parameter_once_at_its_rate() -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"learning_rate": 0}, r"learning_rate\n.*greater than 0"),
         ({"learning_rate": float("inf")}, r"learning_rate\n.*finite"),
+        ({"trunk_learning_rate": -0.1}, r"trunk_learning_rate\n.*greater than or equal to 0"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"seed": True}, r"seed\n.*valid integer"),
         ({"device": "tpu"}, "'auto', 'cpu', 'cuda' or 'mps'"),
@@ -523,10 +568,18 @@ def test_settings_out_of_range_are_refused(change: dict, message: str) -> None:
         Recipe(**(dict(RECIPE) | change))
 
 
+def test_the_recipe_unless_said_otherwise() -> None:
+    sizes = {"resize": 160, "crop": 144, "epochs": 6, "batch_size": 10}
+    rates = {"learning_rate": 0.002, "trunk_learning_rate": 0.002, "weight_decay": 0.001}
+    assert Recipe().model_dump() == sizes | rates | {"seed": 0, "device": "auto"}
+
+
 def test_a_recipe_that_is_given_in_part_is_checked_whole() -> None:
     assert Recipe(epochs=1).epochs == 1 and Recipe(learning_rate=1).learning_rate == 1
     with pytest.raises(ValidationError, match=r"crop\n.*at most resize \(64\) allowed"):
         Recipe(resize=64)  # the default crop is larger
+    with pytest.raises(ValidationError, match="Instance is frozen"):
+        RECIPE.crop = 99  # type: ignore[misc]  # nothing is left that no check has seen
 
 
 def test_sets_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -562,3 +615,12 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto").type == "mps"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto").type == "cuda" and pick_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(("native", "tiles"), [(True, True), (True, False), (False, True), (False, False)])
+def test_bfloat16_is_fast_where_the_hardware_has_it(native: bool, tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    kinds = ("cpu", "cuda", "mps")
+    assert [training.bf16_is_fast(torch.device(kind)) for kind in kinds] == [native and tiles, native, False]
