@@ -19,12 +19,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dgl_lib.fast import bf16_pays, faster
+from dgl_lib.fast import bf16_pays, faster, pick_device
 from dgl_lib.files import write_table, write_text
 from dgl_lib.localize import CONTROLS, METHODS, localize
 from dgl_lib.models import Classifier, spg_plain
 from dgl_lib.study.manifest import hardware, versions
-from dgl_lib.training import pick_device
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALES = (1.0, 0.5, 0.75, 1.25, 1.5)

@@ -114,7 +114,7 @@ def gradients(
             logits = _logits(model, images)  # N x C
         c = _classes(logits, classes)
         S, none = [outputs[layer] for layer in layers], [None] * len(layers)
-        G_c = _grad(_at(logits, c), S, layers, model) if "G_c" in needs else none
+        G_c = _grad(_at(logits, c), S, layers, model, again="G_J" in needs) if "G_c" in needs else none
         G_J = _grad(RULES[rule](logits, c, alpha), S, layers, model) if "G_J" in needs else none
         triples = (Triple(*map(_exact, (X.detach(), *G))) for X, *G in zip(S, G_c, G_J, strict=True))
         result = Gradients(zip(layers, triples, strict=True))
@@ -156,11 +156,14 @@ def _classes(logits: Tensor, classes: Tensor | Sequence[int] | None) -> Tensor:
     return c
 
 
-def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.Module) -> Sequence[Tensor]:
-    """Each image's gradient of its own value. In eval mode images do not mix, so the sum's gradient holds them all."""
+def _grad(
+    values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.Module, again: bool = False
+) -> Sequence[Tensor]:
+    """Each image's gradient of its own value. In eval mode images do not mix, so the sum's gradient holds them all.
+    The graph is kept only if another gradient is to be taken ``again``."""
     found: Sequence[Tensor | None] = [None] * len(S)
     if values.requires_grad:
-        found = torch.autograd.grad(values.sum(), S, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(values.sum(), S, retain_graph=again, allow_unused=True)
     for layer, G in zip(layers, found, strict=True):
         if G is None:
             if cut := [name for name, part in model.named_modules() if "quantized" in type(part).__module__]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from dgl_lib.errors import UserError
 
@@ -34,6 +35,15 @@ def fabric() -> Any:
 def share(items: Any) -> Any:
     """Every ``WORLD``-th item from this process's own on."""
     return items[RANK::WORLD]
+
+
+def loader(items: Any, steps: Sequence[Any], device: torch.device) -> DataLoader:
+    """This process's share of the items of each step, as lists; beside a GPU, workers make them ahead.
+
+    A loader draws a seed for its workers, which dropout must not notice: it gets a generator of its own."""
+    workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    own: Any = {"batch_sampler": [share(step) for step in steps], "collate_fn": list, "num_workers": workers}
+    return DataLoader(items, generator=torch.Generator(), **own)
 
 
 def wait() -> None:

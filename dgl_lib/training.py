@@ -4,7 +4,6 @@ A run lives in one folder. If it is killed, the next call goes on from its last 
 """
 
 import io
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,13 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dgl_lib import several
 from dgl_lib.data.images import squash
 from dgl_lib.data.records import Dataset, Subset
 from dgl_lib.errors import UserError
+from dgl_lib.fast import bf16_is_fast, pick_device
 from dgl_lib.files import set_aside, write_bytes, write_text
 from dgl_lib.models import Classifier, load_checkpoint, preprocess, save_checkpoint
 
@@ -50,25 +49,6 @@ class Recipe(BaseModel):
         if crop > given.data.get("resize", crop):
             raise ValueError(f"at most resize ({given.data['resize']}) allowed")
         return crop
-
-
-def pick_device(name: str) -> torch.device:
-    """``"auto"`` (cuda, else mps, else cpu), ``"cpu"``, ``"cuda"`` or ``"mps"``. UserError if it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    found = [kind for kind, is_there in there.items() if is_there]
-    if name != "auto" and name not in found:
-        raise UserError(f"device: {name!r} given; here: auto, {', '.join(reversed(found))}")
-    return torch.device(found[0] if name == "auto" else name)
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """Whether training and classification run in bfloat16. Localization always runs in float32.
-
-    On a CPU it must be native (emulated it is 13 times slower than float32), and with tile instructions: with
-    AVX512-BF16 alone a training step took 1.2 times as long as in float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_amx_tile_supported()
 
 
 def batches(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -208,10 +188,7 @@ def train_one_epoch(run: Run, train: Dataset, recipe: Recipe, epoch: int, save_e
     device = next(model.parameters()).device
     steps = batches(len(train), recipe.batch_size, recipe.seed, epoch)
     left = steps[run.step - epoch * len(steps) :]  # of a resumed epoch
-    own: Any = {"batch_sampler": [several.share(chosen) for chosen in left], "collate_fn": list}
-    own["generator"] = torch.Generator()  # the loader draws a seed for its workers, which dropout must not notice
-    own["num_workers"] = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
-    for chosen, crops in zip(left, DataLoader(Crops(train, epoch, recipe), **own), strict=True):  # type: ignore[arg-type]
+    for chosen, crops in zip(left, several.loader(Crops(train, epoch, recipe), left, device), strict=True):
         images, labels = zip(*crops, strict=True)
         target = torch.tensor(labels, device=device)  # N
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):

@@ -14,13 +14,13 @@ from dgl_lib.app import networks
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import BASELINES, Maps, raw_maps, report, score
 from dgl_lib.evaluate.boxes import box_scores, box_table
+from dgl_lib.fast import pick_device
 from dgl_lib.files import exclusive, need_apart, sha256, write_table
 from dgl_lib.localize import METHODS, gradients, localize
 from dgl_lib.metrics import bootstrap
 from dgl_lib.models import Classifier, digest, preprocess
 from dgl_lib.study import manifest
 from dgl_lib.study.manifest import hardware, versions
-from dgl_lib.training import pick_device
 
 
 def evaluate(

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torchvision import models as zoo
 
 from dgl_lib.errors import UserError
+from dgl_lib.fast import pick_device
 from dgl_lib.given import shown
 from dgl_lib.localize import gradients
 from dgl_lib.models import Classifier, committed_checkpoint, load_checkpoint
 from dgl_lib.models.weights import read_file
 from dgl_lib.taps import find, frozen
-from dgl_lib.training import pick_device
 
 SIDES = 32, 4096  # what the side of an input may measure, in pixels
 

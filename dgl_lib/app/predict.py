@@ -25,12 +25,12 @@ from dgl_lib.app.networks import SIDES, Network, check_layers
 from dgl_lib.data.folder import SUFFIXES
 from dgl_lib.data.images import read_image
 from dgl_lib.errors import UserError
+from dgl_lib.fast import pick_device
 from dgl_lib.files import write_bytes, write_text
 from dgl_lib.given import need_one_of
 from dgl_lib.localize import METHODS, localize
 from dgl_lib.maps import close, minmax, multiscale, resize, to_uint8
 from dgl_lib.models import preprocess
-from dgl_lib.training import pick_device
 
 #: Longest side in pixels at which maps are merged and closed, as closing a map of 12 megapixels would take minutes.
 SIDE = 512

@@ -15,13 +15,13 @@ from tqdm import tqdm
 from dgl_lib.data.records import Dataset
 from dgl_lib.evaluate.controls import spearman
 from dgl_lib.evaluate.raw import ByPair, Options, Pair, beside_weights, parts_folder, raw_maps
+from dgl_lib.fast import bf16_is_fast, pick_device
 from dgl_lib.files import read_arrays, write_arrays
 from dgl_lib.localize import METHODS
 from dgl_lib.maps import centred_gaussian
 from dgl_lib.metrics import bootstrap
 from dgl_lib.metrics import faithfulness as metric
 from dgl_lib.models import Classifier, digest, preprocess
-from dgl_lib.training import bf16_is_fast, pick_device
 
 KINDS = ("insertion", "deletion")
 
@@ -37,7 +37,7 @@ def all_curves(
     """``curves`` of every image at its label, and of two baselines: {(method, layer): (N, 2, STEPS + 1)}.
     ``maps`` are raw maps (N, h, w), and ``how`` says how they were made (size, alpha, rule), and the device. The
     network is asked at ``resize`` pixels a side, at which it was validated. p_c is taken in bfloat16 where that is fast
-    (``training.bf16_is_fast``), see ``rounding``. Each image is kept in a file of its own under a name made of all that
+    (``fast.bf16_is_fast``), see ``rounding``. Each image is kept in a file of its own under a name made of all that
     determines it. A run that broke off, or one with more methods or layers, computes only what is missing."""
     where = pick_device(how["device"])
     bf16 = bf16_is_fast(where)

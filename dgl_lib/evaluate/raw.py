@@ -17,11 +17,10 @@ from tqdm import tqdm
 from dgl_lib import several
 from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
-from dgl_lib.fast import faster
+from dgl_lib.fast import faster, pick_device
 from dgl_lib.files import kept, key_of, write_text
 from dgl_lib.localize import CONTROLS, METHODS, READINGS, localize
 from dgl_lib.models import Classifier, digest, preprocess
-from dgl_lib.training import pick_device
 
 FORMAT = 1  # raised when what a stored part holds changes its meaning, so that old parts are not taken for new ones
 PART = 16  # images a stored part: what a kill can lose at the most

@@ -22,10 +22,10 @@ from dgl_lib.errors import UserError
 from dgl_lib.evaluate.compare import log_p_c
 from dgl_lib.evaluate.raw import Maps, Options, every_map
 from dgl_lib.evaluate.scores import BASELINES, per_image, score
+from dgl_lib.fast import pick_device
 from dgl_lib.metrics import bootstrap, two_level
 from dgl_lib.metrics import selectivity as metric
 from dgl_lib.models import Classifier, preprocess
-from dgl_lib.training import pick_device
 
 THIRDS = np.array(["near", "middle", "far"])
 BY = ("method", "layer")

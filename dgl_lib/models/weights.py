@@ -111,19 +111,11 @@ def save_checkpoint(model: Classifier, path: str | Path, **facts: object) -> Non
     """Write ``model``'s weights and all that is needed to use them to a safetensors file, for ``load_checkpoint``.
 
     The header holds strings of JSON: what :class:`Classifier` knows of the network, and ``facts`` of its training."""
-    header = {
-        "architecture": model.architecture,
-        "width": json.dumps(model.width),
-        "classes": json.dumps(list(model.classes) or [str(c) for c in range(model.num_classes)]),
-        "mean": json.dumps(list(model.mean)),
-        "std": json.dumps(list(model.std)),
-        "freeze_batch_norm": json.dumps(model.freeze_batch_norm),
-        "padding": model.padding,
-        "source": model.origin,
-        "facts": json.dumps(facts, sort_keys=True),
-    }
-    if hasattr(model, "count_include_pad"):
-        header["count_include_pad"] = json.dumps(model.count_include_pad)
+    said = {"width": model.width, "mean": model.mean, "std": model.std, "freeze_batch_norm": model.freeze_batch_norm}
+    said |= {"classes": list(model.classes) or [str(c) for c in range(model.num_classes)], "facts": facts}
+    said |= {name: getattr(model, name) for name in ("count_include_pad",) if hasattr(model, name)}
+    header = {name: json.dumps(value, sort_keys=True) for name, value in said.items()}
+    header |= {"architecture": model.architecture, "padding": model.padding, "source": model.origin}
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_bytes(Path(path), sorted_header(save(state, header)))
 

@@ -13,13 +13,14 @@ from dgl_lib.data import SPLITS, need_readable
 from dgl_lib.data.listed import Listed
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import every_map, maps_of_scales
+from dgl_lib.fast import pick_device
 from dgl_lib.files import exclusive, need_apart, sha256, write_bytes, write_table
 from dgl_lib.models import LAYERS, load_checkpoint
 from dgl_lib.study import claims, manifest, paths, steps
 from dgl_lib.study.notebooks import execute
 from dgl_lib.study.profile import Profile, declared
 from dgl_lib.study.tables import TABLES
-from dgl_lib.training import pick_device, read_history
+from dgl_lib.training import read_history
 
 #: The notebooks that a study runs if none is named, and all there are, by the beginnings of their names.
 FIRST = ("01", "02", "03", "04")

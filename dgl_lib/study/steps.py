@@ -15,11 +15,12 @@ from dgl_lib.data import Dataset, Shuffled, Subset
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.faithfulness import in_turn
+from dgl_lib.fast import pick_device
 from dgl_lib.files import key_of, sha256
 from dgl_lib.models import LAYERS, NETWORKS, Classifier, committed_checkpoint, load_checkpoint
 from dgl_lib.study import paths
 from dgl_lib.study.profile import Profile
-from dgl_lib.training import Recipe, fit, pick_device
+from dgl_lib.training import Recipe, fit
 
 FORMAT = 1  # raised when a change to the library makes earlier trainings wrong
 #: What determines a training beside the recipe.

@@ -29,6 +29,7 @@ from dgl_lib.evaluate.normalisation import normalisations, normalised, sweep
 from dgl_lib.evaluate.padding import padding_table
 from dgl_lib.evaluate.raw import beside_weights
 from dgl_lib.evaluate.scores import SINGLE
+from dgl_lib.fast import pick_device
 from dgl_lib.files import kept, key_of, write_table
 from dgl_lib.localize import CONTROLS, METHODS
 from dgl_lib.metrics import bootstrap, iou
@@ -37,7 +38,6 @@ from dgl_lib.plots import style
 from dgl_lib.plots.maps import Panel, beside, grid
 from dgl_lib.study import claims, paths, steps
 from dgl_lib.study.profile import Profile
-from dgl_lib.training import pick_device
 
 #: Trainings that verdicts rest on: the profile's seed and the next ones; three of other data.
 SEEDS = {"creatures": 5}
