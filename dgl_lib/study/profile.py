@@ -52,7 +52,7 @@ class Profile(Recipe):
     skip_unreadable: bool = Field(False, description="leave out images that cannot be read, instead of refusing them")
 
     data: Annotated[str, _one_of(DATASETS)] = Field("creatures", description="data set")
-    train_count: int = Field(400, ge=0, description="training images, 0 for all")
+    train_count: int = Field(400, ge=0, le=10**9, description="training images, 0 for all")
     labels: Literal["given", "shuffled"] = Field("given", description="shuffled: a control that can learn no class")
     network: Annotated[str, _one_of(NETWORKS)] = Field("spg_plain", description="classifier")
     padding: Literal["symmetric", "tensorflow"] = Field("symmetric", description="tensorflow: SPG-plain only")
@@ -66,8 +66,8 @@ class Profile(Recipe):
     rule: Annotated[str, _one_of(RULES)] = Field("released", description="how dJ/dl is taken")
     precision: Literal["float32", "fast"] = Field("float32", description="fast: see dgl_lib.fast")
     grid: int = Field(32, ge=6, le=256, description="points along each side of notebook 02's plane")
-    val_per_class: int = Field(5, ge=0, description="validation images of each class, 0 for all")
-    test_per_class: int = Field(5, ge=0, description="test images of each class, 0 for all")
+    val_per_class: int = Field(5, ge=0, le=10**9, description="validation images of each class, 0 for all")
+    test_per_class: int = Field(5, ge=0, le=10**9, description="test images of each class, 0 for all")
     layers: list[LayerName] = Field([layer.name for layer in LAYERS["spg_plain"]], min_length=1)
     methods: list[MethodName] = Field(
         ["grad_cam_signed", "pixel_selection", "enhanced_map", "enhanced_map_positive", "enhanced_map_norm", "dgl"],
