@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace as changed
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -78,6 +79,15 @@ def test_raw_maps_are_those_of_localize(model: SPGPlain) -> None:
     assert raw_maps(model, data, scale=1.5, **WHAT).maps["dgl", "add1"].shape == (3, 6, 6)  # 48 px
     with pytest.raises(UserError, match=r"input side: 16 px \(size 32 x scale 0\.5\) given, at least 32 needed"):
         raw_maps(model, data, scale=0.5, **WHAT)
+
+
+def test_maps_of_scales_bring_along_what_the_table_needs(model: SPGPlain) -> None:
+    """CAM, DGL and both branches, whatever methods are asked for, and scale 1."""
+    how = {"layer": "Mixed_6e", "size": 32, "device": "cpu"}
+    asked = partial(raw.maps_of_scales, model, Toy(1), scales=[1.25], **how)
+    one, other = asked(methods=["dgl"]), asked(methods=["cam"])
+    assert list(one) == [1.0, 1.25] and all(set(one[s].maps) == set(other[s].maps) for s in one)
+    assert {("cam", "add1"), ("dgl", "Mixed_6e"), ("pixel_selection", "Mixed_6e")} <= set(one[1.25].maps)
 
 
 def test_flipped_maps_are_turned_back(model: SPGPlain) -> None:

@@ -86,3 +86,12 @@ def test_several_scales_for_one_only() -> None:
         honest, mistaken = lines[f"multi-scale for {name} only"]
         np.testing.assert_allclose(honest, 0.1)
         np.testing.assert_allclose(mistaken, there)
+
+
+def test_one_scale_alone_inflates_nothing() -> None:
+    """A profile whose only scale is 1 has nothing to merge, for one method or for both."""
+    alone = scored(np.random.default_rng(0).integers(0, 9, size=(4, 12, 4, 256)).astype(np.int32))
+    found = {mistake: (honest, mistaken) for mistake, _, _, honest, mistaken in _wrong_treatments(alone, alone)}
+    assert len(found) == 3
+    for honest, mistaken in found.values():
+        np.testing.assert_array_equal(honest, mistaken)

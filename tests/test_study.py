@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,15 @@ def test_a_layer_on_which_all_maps_are_one_is_refused_for_the_notebook_that_comp
     with pytest.raises(UserError, match="layer: 'add1' given, where all methods give one map; one before it allowed"):
         run("full", "layer=add1")
     assert not (project / "results").exists()
+
+
+def test_folders_in_the_environment_are_where_the_command_was_typed(tmp_path: Path, monkeypatch) -> None:
+    """Kernels run in ``notebooks``, where a relative path would lead elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DGL_DATA", "DGL_WEIGHTS", "DGL_WSOL_METADATA"):
+        monkeypatch.setenv(name, "here")
+    runner.absolute_environment()
+    assert {os.environ[name] for name in ("DGL_DATA", "DGL_WEIGHTS", "DGL_WSOL_METADATA")} == {str(tmp_path / "here")}
 
 
 @pytest.mark.parametrize("network", ["vgg16_gap", "resnet50_se"])

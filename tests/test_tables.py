@@ -109,13 +109,14 @@ def test_verdicts_rest_on_the_seeds_alone(data: str, seeds: int, toy: Path, monk
 
     class Toy:
         def __init__(self, seed: int = 3, network: str = "", **changes: object) -> None:
-            self.table = self.chosen = self.images = one
+            self.table = self.chosen = self.images = self.test = self.maps = one
             self.accuracy = {"accuracy_val": 90.0, "accuracy_test": 80.0}
             self.mean = -50.0 if network else 1.0 + seed
 
     monkeypatch.setattr(tables, "_trained", lambda profile, progress, **changes: Toy(**changes))
     monkeypatch.setattr(tables, "every_effect", lambda it: effect("C5", "DGL minus CAM", np.full(20, it.mean)))
     monkeypatch.setattr(tables.evaluate, "gains", lambda *given: pd.DataFrame({"gain": [1]}))
+    monkeypatch.setattr(tables, "_mosaics", lambda *given: None)
     monkeypatch.setattr(steps, "train_classifier", lambda *given, **options: None)
     tables.trainings(PROFILE.model_copy(update={"data": data, "seed": 3}), toy, False)
     row = pd.read_csv(toy / "verdicts.csv").set_index("claim").loc["C5"]

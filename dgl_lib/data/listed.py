@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -46,7 +45,6 @@ class Listed(Dataset):
     folder: Path  # of the photographs
     masks: Path | None = None  # the folder of the masks
     allowed: tuple[int, ...] = ()  # the values that a mask file may hold; (): all
-    heads: Mapping[str, list[Box]] = MappingProxyType({})  # boxes of telling parts, of the sets that have any
     cut = False  # listed boxes may reach beyond the image and are cut at its edge
 
     def __init__(self, split: str, root: Root = None):
@@ -54,6 +52,7 @@ class Listed(Dataset):
             raise UserError(f"{self.name}: unknown split {split!r}; allowed: {', '.join(self.splits)}")
         self.split, self.root = split, self._find(root)
         self.boxes: dict[str, list[Box]] = {}  # a name without any gets the box around its mask
+        self.heads: dict[str, list[Box]] = {}  # of telling parts
         self.sizes: dict[str, Size] = {}  # as a list states them
         labels = self.read_lists()
         self.names, self.labels = list(labels), np.array(list(labels.values()), dtype=np.int64)

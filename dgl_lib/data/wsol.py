@@ -8,10 +8,8 @@ CVPR 2019; images CC-BY 2.0, annotations CC-BY 4.0). LID: Wei, Zheng, Cheng, Zha
 Imperfect Data Challenge Results, arXiv 2010.11724; its masks: Zhang, Wei, Yang, Rethinking Localization Map, arXiv
 2006.05220; we found no licence or checksum stated. Nothing is downloaded here.
 
-Everything is chosen on val; test is for reporting, once (wsolevaluation: train-weaksup, train-fullsup and test).
-``cub_wsol``: 5,994 images of CUB-200-2011, 1,000 of CUBv2, 5,794; a box each. ``ilsvrc``: 1,281,167 images, 10,000 of
-ImageNetV2 (18,532 boxes), the 50,000 of its own val (80,477 boxes). ``openimages``: 29,819, 2,500 and 5,000 images, the
-last two with masks. ``lid``: ``ilsvrc``'s train, then 2,759 and 20,392 images of ILSVRC's val with masks.
+Everything is chosen on val; test is for reporting, once (wsolevaluation: train-weaksup, train-fullsup and test). How
+many images there are, and what they take: ``study/profiles/README.md``.
 """
 
 import os

@@ -93,7 +93,7 @@ def _wrong_treatments(val: Scores, test: Scores) -> Iterator[Wrong]:
         yield "scales and kernel on test", "IoU", where[method], images(best), images(highest)
         single = lines["scales"] == "1"
         one[method] = images(lines[single & (lines["kernel"] == 0)].iloc[0])
-        several[method] = images(select(lines[~single]).iloc[0])
+        several[method] = images(select(lines if single.all() else lines[~single]).iloc[0])
     honest = several["dgl"] - several["cam"]
     yield "multi-scale for DGL only", "DGL minus CAM", where["dgl"], honest, several["dgl"] - one["cam"]
     yield "multi-scale for CAM only", "DGL minus CAM", where["dgl"], honest, one["dgl"] - several["cam"]

@@ -4,9 +4,11 @@ import io
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -20,44 +22,18 @@ from dgl_lib.files import write_bytes
 MAP, SIGNED = "magma", "RdBu_r"
 #: Ground, rest of the object, telling part, pixels that no score counts.
 REGIONS = ListedColormap(["#26203a", "#8f6fb0", "#ffd166", "#b8b8b8"])
-#: Every method's name as readers know it, and its one colour.
-METHODS = {
-    "cam": ("CAM", "#7f7f7f"),
-    "grad_cam": ("Grad-CAM", "#bcbd22"),
-    "grad_cam_signed": ("Grad-CAM (signed)", "#9467bd"),
-    "grad_cam_pp": ("Grad-CAM++", "#8c564b"),
-    "layer_cam": ("LayerCAM", "#17becf"),
-    "pixel_selection": ("pixel selection (branch 2)", "#1f77b4"),
-    "enhanced_map": ("enhanced map (branch 1)", "#ff7f0e"),
-    "enhanced_map_positive": ("enhanced map, positive part", "#e6550d"),
-    "enhanced_map_norm": ("enhanced map, norm", "#fdb863"),
-    "sgl_g1": ("SGL-G1", "#e377c2"),
-    "sgl_g2": ("SGL-G2", "#8da0cb"),
-    "features": ("plain features", "#c7c7c7"),
-    "features_positive": ("plain features, positive part", "#969696"),
-    "features_norm": ("plain features, norm", "#636363"),
-    "gradient_term": ("gradient term (alone)", "#2ca02c"),
-    "dgl": ("DGL (both branches)", "#d62728"),
-    "fused_mean": ("mean of the branches", "#2ca02c"),
-    "fused_max": ("maximum of the branches", "#98df8a"),
-    "fused_mean_positive": ("mean of the branches (1: positive part)", "#4d9221"),
-    "fused_max_positive": ("maximum of the branches (1: positive part)", "#a1d76a"),
-    "fused_mean_norm": ("mean of the branches (1: norm)", "#1b9e77"),
-    "fused_max_norm": ("maximum of the branches (1: norm)", "#66c2a5"),
-    "whole_image": ("whole image", "#bbbbbb"),
-    "centred_gaussian": ("centred Gaussian", "#999999"),
-    "random_order": ("random order", "#000000"),
-}
+#: Every method's name as readers know it, and its one colour, as in ``methods.csv`` beside this module.
+METHODS = pd.read_csv(Path(__file__).with_name("methods.csv"), index_col="method").T
 MEASURES = {"iou": "IoU", "recall_rest": "recall of the rest", "recall_part": "recall of the telling part"}
 MARKS = {"chosen": "chosen on validation", "peak": "peak on test", "test_peak": "peak on test"}
 RUNS = {"this_run": "this run", "trainings": "published trainings"}
-NAMES = {method: text for method, (text, _) in METHODS.items()} | MEASURES | MARKS | RUNS
+NAMES: dict[Any, str] = METHODS.loc["name"].to_dict() | MEASURES | MARKS | RUNS
 VERDICTS = {"gains": "#2166ac", "loses": "#b2182b", "level": "#333333", "undecided": "#999999"}
 CLAIMS = {"reproduced": "#2ca02c", "not reproduced": "#d62728"}
 CONTROLS = {"right class": "#000000", "wrong class": "#d62728", "untrained": "#1f77b4", "shuffled labels": "#ff7f0e"}
 #: Light to dark, as more is done to a map.
 TREATMENTS = {"none": "#c7c7c7", "MC": "#fdae6b", "MS": "#6baed6", "MS+MC": "#08519c"}
-COLOURS = {method: colour for method, (_, colour) in METHODS.items()} | VERDICTS | CLAIMS | CONTROLS | TREATMENTS
+COLOURS: dict[Any, str] = METHODS.loc["colour"].to_dict() | VERDICTS | CLAIMS | CONTROLS | TREATMENTS
 #: Broken lines: baselines, and what often lies on another line.
 DOTTED, DASHED = (
     ("whole_image", "random_order", "a guess", "features_positive"),

@@ -230,7 +230,7 @@ def _treatments(it: Measured, by_scale: list[dict[float, Maps]]) -> pd.DataFrame
     rows: list[Any] = table[by].to_dict("records")
     val_boxes, boxes = (box_scores(part, maps, rows, **it.kept) for part, maps in there)
     scores = box_table(table, val_boxes, boxes, (val, test), by=by, over=over)
-    return scores.merge(table[[*by, "treatment"]], on=by)
+    return scores.assign(treatment=table["treatment"].repeat(len(scores) // len(table)).to_numpy())
 
 
 def control(profile: Profile, folder: Path, progress: bool) -> None:
@@ -382,13 +382,11 @@ def every_effect(it: Measured) -> pd.DataFrame:
     facts |= {"precision": "fast"} if profile.precision == "fast" else {}
     facts |= {"model": [digest(model), beside_weights(model)], "data": [part.digest for part in it.parts], "format": 1}
     # As the bytes of the table: a ``.npz`` tells a file that was cut off from a shorter one.
-    stored = kept(it.kept["folder"] / f"effects-{key_of(facts)}.npz", partial(_effects, it, model))
+    stored = kept(it.kept["folder"] / f"effects-{key_of(facts)}.npz", partial(_effects, it, profile, model))
     return pd.read_csv(BytesIO(stored["csv"].tobytes())).fillna({"detail": ""})
 
 
-def _effects(it: Measured, model: Classifier) -> dict[str, np.ndarray]:
-    """The table of ``every_effect``, as what ``kept`` keeps."""
-    profile = it.profile
+def _effects(it: Measured, profile: Profile, model: Classifier) -> dict[str, np.ndarray]:
     val_maps, test_maps = _by_scale(it, [("dgl", profile.layer)])
     val, chosen = treatments.search(it.val, val_maps, profile.scales, profile.kernels, progress=it.progress)
     test = treatments.score_chosen(it.test, test_maps, chosen, progress=it.progress)
