@@ -1,4 +1,4 @@
-"""The site (``make site``), from the project's root: pages, notebooks as committed, results, the library's reference."""
+"""The site (``make site``), from the project's root: pages, committed notebooks, results, the library's reference."""
 
 project = "Dual-Gradients Localization, reproduced"
 author = "The DGL reproduction authors"
