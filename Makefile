@@ -6,6 +6,7 @@
 # make lab, make explorer         the notebooks in JupyterLab; a map's sliders alone, on localhost
 # make browser                    notebooks and explorer in a real browser (Chromium has to be there)
 # make slides                     a talk from the notebooks' slides -> build/slides
+# make site                       pages, notebooks, results and the library's reference -> build/site
 #
 # SET="alpha=5 test_per_class=0" puts other values over the profile's.
 # PYTHON=python3.13 makes the environment with another Python, VENV=path puts it (or takes it) elsewhere.
@@ -21,7 +22,7 @@ PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.dgl-installed
 ONLY  := $(if $(filter all,$(NOTEBOOKS)),--all,$(addprefix --only ,$(NOTEBOOKS)))
 
-.PHONY: study test peers notebooks lab explorer browser slides env clean
+.PHONY: study test peers notebooks lab explorer browser slides site env clean
 
 study: env
 	$(PY) -m dgl_lib study $(PROFILE) $(ONLY) $(addprefix --set ,$(SET))
@@ -57,6 +58,12 @@ browser: env
 # Cells that are no slide are left out, and so is code.
 slides: env
 	$(PY) -m nbconvert --to slides --no-input --output-dir build/slides notebooks/00*.ipynb notebooks/02*.ipynb notebooks/03*.ipynb
+
+# -W: a link that leads nowhere is an error.
+site: env
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-site.txt -c constraints.txt
+	$(PY) -m sphinx -W --keep-going -q -c docs . build/site
+	@echo "build/site/docs/index.html"
 
 env: $(STAMP)
 

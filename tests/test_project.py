@@ -286,6 +286,30 @@ def test_the_sections_that_pages_send_readers_to_are_there():
                 assert any(re.match(rf"{number}\b", heading) for heading in headings), f"{page.name}: {name}, {number}"
 
 
+def test_the_site_has_every_notebook_and_the_library():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = {ROOT / "docs" / line for line in re.findall(r"^[\w./]+$", index, re.M)}
+    pages = {page.resolve().with_suffix("") for page in listed}
+    assert {page.with_suffix("") for page in PAGES} <= pages
+    assert all(any(page.with_suffix(end).exists() for end in (".md", ".ipynb")) for page in pages)
+    modules = re.findall(r"automodule:: ([\w.]+)", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"))
+    assert "dgl_lib.localize" in modules
+    assert all((ROOT / f"{module.replace('.', '/')}.py").exists() for module in modules)
+
+
+@pytest.mark.parametrize("extra", ["peers", "browser", "site"])
+def test_extra_requirements_are_pinned_and_move_nothing(extra: str):
+    own = pins((ROOT / f"requirements-{extra}.txt").read_text())
+    constraints = pins((ROOT / "constraints.txt").read_text())
+    assert not {name for name in own.keys() & constraints.keys() if own[name] != constraints[name]}
+
+
+def test_containers_take_the_pins():
+    assert "-r ../requirements.txt\n-c ../constraints.txt" in (ROOT / ".binder" / "requirements.txt").read_text()
+    assert os.access(ROOT / ".binder" / "postBuild", os.X_OK)
+    assert re.search(r"^RUN .*make env$", (ROOT / "Dockerfile").read_text(), re.M)
+
+
 def test_licence():
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text
@@ -300,7 +324,7 @@ def test_licence():
 
 def test_every_runner_calls_make_test():
     newest = yaml.safe_load((ROOT / ".github" / "workflows" / "newest.yml").read_text())["jobs"]
-    assert {"run": "make test"} in newest["test"]["steps"] and {"run": "make browser slides"} in newest["browser"][
+    assert {"run": "make test"} in newest["test"]["steps"] and {"run": "make browser slides site"} in newest["browser"][
         "steps"
     ]
     assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(), re.M)
@@ -323,6 +347,7 @@ def test_every_runner_calls_make_test():
         ("explorer", ["voila notebooks/teaching/explorer.ipynb"]),
         ("browser", ["requirements-browser.txt", "DGL_BROWSER=all", "pytest tests/browser"]),
         ("slides", ["nbconvert --to slides"]),
+        ("site", ["requirements-site.txt", "sphinx -W"]),
         ("clean", ["rm -rf .venv"]),
     ],
 )
