@@ -3,6 +3,8 @@
 # make study NOTEBOOKS=all        the other four notebooks too; NOTEBOOKS=05 one of them
 # make test                       everything continuous integration checks
 # make peers                      agreement with TorchCAM and pytorch-grad-cam, and timm's networks
+# make breakages                  twelve ways to get the method wrong: tests and notebooks turn red  -> results/tests
+# make mutants                    small breakages of the core, drawn with a seed: its unit tests turn red  -> results/tests
 #
 # SET="alpha=5 test_per_class=0" puts other values over the profile's.
 # PYTHON=python3.13 makes the environment with another Python, VENV=path puts it (or takes it) elsewhere.
@@ -18,7 +20,7 @@ PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.dgl-installed
 ONLY  := $(if $(filter all,$(NOTEBOOKS)),--all,$(addprefix --only ,$(NOTEBOOKS)))
 
-.PHONY: study test peers notebooks lab env clean
+.PHONY: study test peers breakages mutants notebooks lab env clean
 
 study: env
 	$(PY) -m dgl_lib study $(PROFILE) $(ONLY) $(addprefix --set ,$(SET))
@@ -36,6 +38,13 @@ peers: env
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
 	$(PY) -c 'import pytorch_grad_cam, timm, torchcam'  # else their tests would skip, and nothing would be compared
 	$(PY) -m pytest tests/peers tests/test_any_network.py
+
+breakages: env
+	$(PY) tests/breakages.py
+
+mutants: env
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-mutants.txt
+	$(PY) tests/mutants.py
 
 notebooks: env
 	$(PY) -m dgl_lib notebooks
