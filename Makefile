@@ -7,6 +7,8 @@
 # make browser                    notebooks and explorer in a real browser (Chromium has to be there)
 # make slides                     a talk from the notebooks' slides -> build/slides
 # make site                       pages, notebooks, results and the library's reference -> build/site
+# make breakages                  twelve ways to get the method wrong: tests and notebooks turn red  -> results/tests
+# make mutants                    small breakages of the core, drawn with a seed: its unit tests turn red  -> results/tests
 #
 # SET="alpha=5 test_per_class=0" puts other values over the profile's.
 # PYTHON=python3.13 makes the environment with another Python, VENV=path puts it (or takes it) elsewhere.
@@ -23,6 +25,7 @@ STAMP := $(VENV)/.dgl-installed
 ONLY  := $(if $(filter all,$(NOTEBOOKS)),--all,$(addprefix --only ,$(NOTEBOOKS)))
 
 .PHONY: study test peers notebooks lab explorer browser slides site env clean
+.PHONY: study test peers breakages mutants notebooks lab env clean
 
 study: env
 	$(PY) -m dgl_lib study $(PROFILE) $(ONLY) $(addprefix --set ,$(SET))
@@ -40,6 +43,13 @@ peers: env
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
 	$(PY) -c 'import pytorch_grad_cam, timm, torchcam'  # else their tests would skip, and nothing would be compared
 	$(PY) -m pytest tests/peers tests/test_any_network.py
+
+breakages: env
+	$(PY) tests/breakages.py
+
+mutants: env
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-mutants.txt
+	$(PY) tests/mutants.py
 
 notebooks: env
 	$(PY) -m dgl_lib notebooks

@@ -122,7 +122,7 @@ def test_every_imported_package_is_listed(folder: str):
     if folder == "dgl_lib":  # what the installed package needs
         listed = {canonicalize_name(Requirement(text).name) for text in needed()}
     else:
-        listed = set(requirements())
+        listed = set(requirements()) | set(pins((ROOT / "requirements-mutants.txt").read_text()))
     ours = {"dgl_lib", "tests", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
     for path in files(folder):
         if path.suffix not in (".py", ".ipynb"):
@@ -342,6 +342,8 @@ def test_every_runner_calls_make_test():
         ("study NOTEBOOKS=all", ["-m dgl_lib study creatures --all"]),
         ("study NOTEBOOKS='05 06' SET='alpha=5 seed=1'", ["--only 05 --only 06 --set alpha=5 --set seed=1"]),
         ("test", ["ruff check .", "ruff format --check .", "mypy", "lint-imports", "pytest --nbval"]),
+        ("breakages", ["tests/breakages.py"]),
+        ("mutants", ["requirements-mutants.txt", "tests/mutants.py"]),
         ("notebooks", ["-m dgl_lib notebooks"]),
         ("lab", ["jupyterlab notebooks/00_start_here.ipynb"]),
         ("explorer", ["voila notebooks/teaching/explorer.ipynb"]),
