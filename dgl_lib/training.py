@@ -273,5 +273,5 @@ def resume(run: Run) -> None:
 
 def read_history(folder: str | Path) -> list[dict]:
     """The rows of a finished run's ``history.csv``, as numbers."""
-    table: Any = pd.read_csv(Path(folder) / "history.csv", float_precision="round_trip")
+    table: Any = pd.read_csv(Path(folder) / "history.csv")
     return table.to_dict("records")

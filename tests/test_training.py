@@ -436,7 +436,9 @@ def test_a_resumed_run_counts_the_seconds_before(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
-    first, second = (training.Run(model, optimizer, schedule, tmp_path, tqdm(disable=True), b) for b in (100.0, 1000.0))
+    first, second = (
+        training.Run(model, model, optimizer, schedule, tmp_path, tqdm(disable=True), b) for b in (100.0, 1000.0)
+    )
     now[0] = 130.0
     training.save(first)
     training.resume(second)
