@@ -3,6 +3,7 @@
 A run lives in one folder. If it is killed, the next call goes on from its last save and ends with the same weights.
 """
 
+import csv
 import io
 import time
 from dataclasses import dataclass, field
@@ -273,5 +274,5 @@ def resume(run: Run) -> None:
 
 def read_history(folder: str | Path) -> list[dict]:
     """The rows of a finished run's ``history.csv``, as numbers."""
-    table: Any = pd.read_csv(Path(folder) / "history.csv")
-    return table.to_dict("records")
+    rows = csv.DictReader((Path(folder) / "history.csv").read_text().splitlines())
+    return [{k: int(v) if k in ("epoch", "step") else float(v) for k, v in row.items()} for row in rows]
