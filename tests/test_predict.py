@@ -19,6 +19,7 @@ from dgl_lib.app.networks import open_network
 from dgl_lib.app.predict import How, find_photographs, regions
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
+from dgl_lib.files import exclusive
 from dgl_lib.localize import localize
 from dgl_lib.maps import close, minmax, multiscale
 from dgl_lib.models import preprocess, save_checkpoint, spg_plain
@@ -190,6 +191,13 @@ def test_a_strip_has_a_label_that_fits(size: tuple[int, int]) -> None:
     drawn = predict.overlay(image, found, "x")
     assert drawn.shape == image.shape
     Image.open(io.BytesIO(predict._encoded(drawn))).verify()
+
+
+def test_a_folder_is_written_by_one_at_a_time(photographs: Path, tmp_path: Path) -> None:
+    with exclusive(tmp_path / "out"):
+        status, _, err = dgl("localize", str(photographs / "a.png"), *CREATURES, "--out", str(tmp_path / "out"))
+    assert status == 2 and err.startswith("error: out is being written by process")
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_that_are_no_text(monkeypatch: pytest.MonkeyPatch, photographs: Path, tmp_path: Path) -> None:

@@ -106,10 +106,14 @@ def localize(
     the photograph, which is squashed and never cropped. If one cannot be read, the others are done and the status is 1.
     """
     from dgl_lib.app import networks, predict
+    from dgl_lib.files import exclusive
 
     how["label"] = None if how["label"] is None else network.find_class(how["label"])
     how["layer"] = how["layer"] or networks.default_layer(network, how["method"])
-    done = predict.localize_files(network, photographs, out, predict.How(**how), npy=npy, device=device, quiet=as_json)
+    with exclusive(out):
+        done = predict.localize_files(
+            network, photographs, out, predict.How(**how), npy=npy, device=device, quiet=as_json
+        )
     if as_json:
         print_json(done)
     if failed := done["info"]["failed"]:
