@@ -76,9 +76,14 @@ def served(folder: Path, *command: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """JupyterLab on a copy of the notebooks: running one there changes no file of the project."""
+    """JupyterLab on a copy of the notebooks without outputs: what is there afterwards was made there."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    (folder / "notebooks").mkdir()
+    for path in NOTEBOOKS:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in code_cells(notebook):
+            cell.update(outputs=[], execution_count=None)
+        (folder / "notebooks" / path.name).write_text(json.dumps(notebook), encoding="utf-8")
     for name, setting in SETTINGS.items():
         file = folder / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
