@@ -36,7 +36,7 @@ test: env
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
-	$(PY) -m pytest --nbval --nbval-current-env tests dgl_lib notebooks -n $(JOBS) --dist loadscope
+	$(PY) -m pytest --nbval --nbval-current-env tests dgl_lib notebooks -n $(JOBS) --dist loadscope --cov
 
 # Without what they ask for themselves: that is installed already, in our versions.
 peers: env
