@@ -131,7 +131,7 @@ def method(device: torch.device, batch: int, side: int, rounds: int) -> pd.DataF
         "LayerCAM, exact": ours(model, "layer_cam"),
         "LayerCAM, fast": ours(quick, "layer_cam"),
     }
-    times = alternate(cases | peers(deepcopy(model), x, c), rounds, device)
+    times = alternate(cases | peers(deepcopy(model).requires_grad_(True), x, c), rounds, device)
     found = table(times, "DGL, exact", batch)
     for precision in ("exact", "fast"):
         over = times[f"DGL, {precision}"] / times[f"floor of two gradients, {precision}"]
