@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError
 from itertools import product
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -112,9 +113,14 @@ def test_counts_are_exact_beyond_what_a_float32_holds(monkeypatch: pytest.Monkey
     q, mask = draw.integers(256, size=(40, 30)).astype(np.uint8), draw.random((40, 30)) < 0.5
     whole = histograms(q, mask)
     assert (histograms(q.T, mask.T) == whole).all() and not histograms(q[:0], mask[:0]).any()
-    monkeypatch.setattr(metrics.pixels, "EXACT", 100)
-    assert (histograms(q, mask) == whole).all() and whole.sum() == 1200
-    assert metrics.pixels.EXACT == 100 and np.float32(1 << 24) + np.float32(1) == 1 << 24
+    assert metrics.pixels.EXACT == 1 << 24 and np.float32(1 << 24) + np.float32(1) == 1 << 24
+    true, sizes = cv2.calcHist, []
+    monkeypatch.setattr(cv2, "calcHist", lambda some, *more: sizes.append(some[0].size) or true(some, *more))
+    for exact, tall, wide in ((100, 3 * 30, 2 * 40), (25, 30, 40)):  # rows at a time, one at least
+        monkeypatch.setattr(metrics.pixels, "EXACT", exact)
+        for pair, most in (((q, mask), tall), ((q.T, mask.T), wide)):
+            sizes.clear()
+            assert (histograms(*pair) == whole).all() and max(sizes) == most and sum(sizes) == whole.sum() == 1200
 
 
 def test_what_is_empty() -> None:

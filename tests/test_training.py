@@ -510,6 +510,10 @@ def test_crops_depend_on_seed_epoch_and_index_alone() -> None:
         piece = random_crop(TRAIN, *key, RECIPE)
         assert piece.shape == (32, 32, 3) and piece.dtype == np.uint8
         assert (piece == random_crop(TRAIN, *key, RECIPE.model_copy(update={"epochs": 9}))).all()
+    draw = np.random.default_rng([RECIPE.seed, 3, 4])
+    top, left, mirrored = *draw.integers(36 - 32 + 1, size=2), draw.integers(2)
+    piece = squash(TRAIN.image(4), 36)[top : top + 32, left : left + 32]
+    assert (random_crop(TRAIN, 3, 4, RECIPE) == (piece[:, ::-1] if mirrored else piece)).all()
     whole = random_crop(TRAIN, 0, 4, RECIPE.model_copy(update={"crop": 36}))  # nothing is left to draw but the mirror
     assert any((whole == kind).all() for kind in (squash(TRAIN.image(4), 36), squash(TRAIN.image(4), 36)[:, ::-1]))
     images = [random_crop(TRAIN, epoch, 4, RECIPE) for epoch in range(40)]

@@ -1,0 +1,41 @@
+"""That the tests notice what is broken: the tables that ``make breakages`` and ``make mutants`` left are whole."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from breakages import BREAKAGES, ROOT, TABLE, Breakage
+from mutants import NEEDED, PLACES, TESTS
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda b: b.name)
+def test_what_is_broken_still_stands_there_once(breakage: Breakage) -> None:
+    source = (ROOT / "dgl_lib" / breakage.file).read_text()
+    assert source.count(breakage.was) == 1 and breakage.was != breakage.becomes
+    compile(source.replace(breakage.was, breakage.becomes), breakage.file, "exec")
+    assert (ROOT / "tests" / f"test_{breakage.tests}.py").exists()
+    assert (ROOT / "notebooks" / f"{breakage.notebook}.ipynb").exists()
+
+
+def test_every_breakage_turned_a_test_red_and_eight_a_notebook() -> None:
+    untouched, *broken = rows(TABLE)
+    assert (untouched["test"], untouched["notebook_cell"]) == ("", "")
+    assert [row["breakage"] for row in broken] == [breakage.name for breakage in BREAKAGES] and len(broken) == 12
+    assert all(row["test"] for row in broken) and sum(bool(row["notebook_cell"]) for row in broken) >= 8
+
+
+def test_at_least_95_percent_of_the_mutants_were_killed_and_each_survivor_is_judged() -> None:
+    table = rows(ROOT / "results" / "tests" / "mutants.csv")
+    left = [row for row in table if row["outcome"] == "survived"]
+    modules = {row["module"] for row in table}
+    assert modules <= set(TESTS) and len(table) == PLACES * len(modules) >= 100
+    assert 100 * len(left) <= (100 - NEEDED) * len(table) and all(row["judgement"] for row in left)
+    judged = [row for row in rows(ROOT / "tests" / "survivors.csv") if row["module"] in modules]
+    assert {(row["module"], row["change"]) for row in judged} == {(row["module"], row["change"]) for row in left}
