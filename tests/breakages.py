@@ -63,8 +63,8 @@ BREAKAGES = [
     Breakage(
         "wrong class",
         "localize.py",
-        "_grad(_at(logits, c), S, layers)",
-        "_grad(_at(logits, (c + 1) % logits.shape[1]), S, layers)",
+        "_grad(_at(logits, c), S, layers, model, again",
+        "_grad(_at(logits, (c + 1) % logits.shape[1]), S, layers, model, again",
         "localize",
         LAYERS,
     ),
