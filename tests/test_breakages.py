@@ -34,8 +34,7 @@ def test_every_breakage_turned_a_test_red_and_eight_a_notebook() -> None:
 def test_at_least_95_percent_of_the_mutants_were_killed_and_each_survivor_is_judged() -> None:
     table = rows(ROOT / "results" / "tests" / "mutants.csv")
     left = [row for row in table if row["outcome"] == "survived"]
-    modules = {row["module"] for row in table}
-    assert modules <= set(TESTS) and len(table) == PLACES * len(modules) >= 100
+    assert [row["module"] for row in table] == [module for module in TESTS for _ in range(PLACES)]
     assert 100 * len(left) <= (100 - NEEDED) * len(table) and all(row["judgement"] for row in left)
-    judged = [row for row in rows(ROOT / "tests" / "survivors.csv") if row["module"] in modules]
+    judged = rows(ROOT / "tests" / "survivors.csv")
     assert {(row["module"], row["change"]) for row in judged} == {(row["module"], row["change"]) for row in left}
