@@ -30,13 +30,14 @@ ONLY  := $(if $(filter all,$(NOTEBOOKS)),--all,$(addprefix --only ,$(NOTEBOOKS))
 study: env
 	$(PY) -m dgl_lib study $(PROFILE) $(ONLY) $(addprefix --set ,$(SET))
 
-# One pytest session for tests and notebooks: loadscope keeps the cells of a notebook together and in order.
+# Two sessions, as nbval and coverage do not go together. loadscope keeps a notebook's cells together and in order.
 test: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
-	$(PY) -m pytest --nbval --nbval-current-env tests dgl_lib notebooks -n $(JOBS) --dist loadscope --cov
+	$(PY) -m pytest tests dgl_lib -n $(JOBS) --cov
+	$(PY) -m pytest --nbval --nbval-current-env notebooks -n $(JOBS) --dist loadscope
 
 # Without what they ask for themselves: that is installed already, in our versions.
 peers: env
