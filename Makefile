@@ -30,6 +30,8 @@ ONLY  := $(if $(filter all,$(NOTEBOOKS)),--all,$(addprefix --only ,$(NOTEBOOKS))
 study: env
 	$(PY) -m dgl_lib study $(PROFILE) $(ONLY) $(addprefix --set ,$(SET))
 
+# Each process has a core: two threads each on two cores get in each other's way, and all takes twice as long.
+test: export OMP_NUM_THREADS = 1
 # Two sessions, as nbval and coverage do not go together. loadscope keeps a notebook's cells together and in order.
 test: env
 	$(PY) -m ruff check .

@@ -156,9 +156,7 @@ def _classes(logits: Tensor, classes: Tensor | Sequence[int] | None) -> Tensor:
     return c
 
 
-def _grad(
-    values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.Module, again: bool = False
-) -> Sequence[Tensor]:
+def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.Module, again: bool = False) -> Any:
     """Each image's gradient of its own value. In eval mode images do not mix, so the sum's gradient holds them all.
     The graph is kept only if another gradient is to be taken ``again``."""
     found: Sequence[Tensor | None] = [None] * len(S)
@@ -170,7 +168,7 @@ def _grad(
                 raise UserError(f"{cut[0]!r} is quantised and lets no gradient through: its float form is needed")
             raise UserError(f"the logits do not depend on layer {layer!r}: nothing can be localized on it")
         need_finite(G, f"gradient on layer {layer!r}")
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _cam_heads(model: nn.Module, found: Gradients) -> dict[str, Tensor]:

@@ -126,8 +126,7 @@ def load_checkpoint(path: str | Path) -> Classifier:
     _, header = read_file(path)
     networks = {network.architecture: network for network in Classifier.__subclasses__()}
     if (network := networks.get(header.get("architecture", ""))) is None:
-        names = ", ".join(networks)
-        raise UserError(f"{path.name!r} is not a checkpoint of this project: its header names none of {names}")
+        raise UserError(f"{path.name!r} is not a checkpoint of this project: its header names none of {[*networks]}")
     said = parsed(CheckpointHeader, header, f"the header of {path.name!r}: ")
     model = build(network, len(said.classes), said.width, path, header.get("padding", "symmetric"))
     model.classes, model.facts = tuple(said.classes), said.facts
