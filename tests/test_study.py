@@ -16,8 +16,8 @@ import pytest
 from dgl_lib import evaluate, files, study
 from dgl_lib.data.creatures import CLASSES, Creatures
 from dgl_lib.errors import UserError
-from dgl_lib.files import exclusive, lies_in, sha256, write_text
-from dgl_lib.models import LAYER, LAYERS, load_checkpoint, save_checkpoint
+from dgl_lib.files import exclusive, lies_in, sha256, write_bytes, write_text
+from dgl_lib.models import LAYER, LAYERS, committed_checkpoint, load_checkpoint, save_checkpoint
 from dgl_lib.study import notebooks, paths, profile, readme, runner, steps
 from dgl_lib.study.profile import Profile, declared, read_profile, validated
 
@@ -437,6 +437,16 @@ def tiny(**changes: Any) -> Profile:
     return validated(TINY | changes)
 
 
+@pytest.mark.parametrize("left", [0, 1000])
+def test_a_damaged_classifier_is_set_aside_and_trained_again(project: Path, left: int) -> None:
+    whole = (checkpoint := study.train_classifier(tiny())).read_bytes()
+    checkpoint.write_bytes(whole[:left])
+    with pytest.warns(UserWarning, match=r"classifier.safetensors is damaged .*: set aside and made again"):
+        assert study.train_classifier(tiny()) == checkpoint
+    assert checkpoint.read_bytes() == whole
+    assert checkpoint.with_name("classifier.safetensors.damaged").stat().st_size == left
+
+
 def test_a_trained_classifier_is_found_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = study.train_classifier(tiny())
     assert checkpoint.parent.parent == project / "results" / ".runs"
@@ -475,7 +485,7 @@ def test_runs_from_before_there_was_a_choice_are_found_again(project: Path, monk
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     checkpoint = project / "results" / ".runs" / f"creatures-{key}" / "classifier.safetensors"
     assert not steps.is_trained(tiny())
-    write_text(checkpoint, "trained before")
+    write_bytes(checkpoint, committed_checkpoint().read_bytes())
     assert steps.is_trained(tiny()) and study.train_classifier(tiny()) == checkpoint
     assert not steps.is_trained(tiny(labels="shuffled"))
 

@@ -16,7 +16,7 @@ from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.faithfulness import in_turn
 from dgl_lib.fast import pick_device
-from dgl_lib.files import key_of, sha256
+from dgl_lib.files import key_of, set_aside, sha256
 from dgl_lib.models import LAYERS, NETWORKS, Classifier, committed_checkpoint, load_checkpoint
 from dgl_lib.study import paths
 from dgl_lib.study.profile import Profile
@@ -74,6 +74,11 @@ def train_classifier(profile: Profile, *, progress: bool = False) -> Path:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     # Whoever comes second waits, and finds it trained. Of several processes the first one holds the lock for all.
     with nullcontext() if several.RANK else FileLock(checkpoint.with_name(".lock")):
+        if checkpoint.is_file() and not several.RANK:
+            try:
+                load_checkpoint(checkpoint)
+            except UserError as error:
+                set_aside(checkpoint, error)
         several.wait()
         if not checkpoint.is_file():
             with torch.random.fork_rng():
