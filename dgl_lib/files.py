@@ -26,7 +26,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path``, then put it in place in one step. The folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent.resolve())
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.dgl-unfinished")
     try:
         with beside.open("wb") as file:
             file.write(data)
@@ -42,9 +42,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @cache  # once a process: a folder may hold thousands of files
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left half written beside their files, ``.NAME.SUFFIX.PROCESS``."""
-    for left in folder.glob(".*.*.*"):
-        process = left.suffix[1:]
+    """Remove what killed processes left half written beside their files, ``.NAME.PROCESS.dgl-unfinished``.
+
+    No other file ends so, and the folder may hold a user's own."""
+    for left in folder.glob(".*.dgl-unfinished"):
+        process = left.stem.rpartition(".")[2]
         if process.isdecimal() and len(process) < 10 and not psutil.pid_exists(int(process)):
             left.unlink(missing_ok=True)
 

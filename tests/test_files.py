@@ -53,8 +53,9 @@ def test_what_a_killed_run_left_half_written_is_swept_by_the_next(tmp_path: Path
     for name in ("part-00000.npz", "boxes.json"):
         code = write + f"os.kill(os.getpid(), signal.SIGKILL); files.write_text(Path(sys.argv[1]) / {name!r}, 'a')"
         subprocess.run([sys.executable, "-c", code, str(tmp_path)])
-        assert [path.name.rpartition(".")[0] for path in tmp_path.iterdir()] == [f".{name}"]
-    own = [f".notes.txt.{os.getpid()}", ".notes.txt.bak", ".1", "notes.txt.99999", f".notes.txt.{10**30}"]
+        assert [path.name.rsplit(".", 2)[::2] for path in tmp_path.iterdir()] == [[f".{name}", "dgl-unfinished"]]
+    mark = "dgl-unfinished"
+    own = [f".notes.txt.{os.getpid()}.{mark}", ".notes.txt.bak", ".notes.txt.999999999", f".notes.txt.{10**30}.{mark}"]
     for name in own:  # another writer's, which is still at work, and what is not ours
         (tmp_path / name).write_text(name)
     write_bytes(tmp_path / "other.csv", b"a")

@@ -208,7 +208,7 @@ for attempt in range(6):
         train(folder, network(), save_every=1)
         os._exit(0)
     try:
-        beside = folder / f".unfinished.pt.{pid}"
+        beside = folder / f".unfinished.pt.{pid}.dgl-unfinished"
         for _ in range(random.randint(1, 3)):
             while beside.exists():
                 pass
