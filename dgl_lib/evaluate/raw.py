@@ -87,13 +87,14 @@ def raw_maps(
         facts |= {"model": digest(model), "mean, std, count_include_pad": beside_weights(model), "data": dataset.digest}
         parts = parts_folder(folder, "maps", facts)
     wanted = np.asarray(facts.get("classes", dataset.labels))
+    # A CPU is busy with two. A GPU takes a million pixels at once, which are about 5 GB on every layer.
+    batch = 2 if pick_device(device).type == "cpu" else min(PART, max(2, 2**20 // side**2))
 
     def part(indices: range) -> dict[str, np.ndarray]:
         found = defaultdict(list)
-        # Two at a time: sixteen large inputs on every layer at once would not fit a small machine's memory.
-        for two in (indices[i : i + 2] for i in range(0, len(indices), 2)):
-            images = preprocess(own, [dataset.image(i) for i in two], side)  # (2, 3, side, side)
-            asked = torch.from_numpy(wanted[list(two)]) if facts["given"] else None
+        for few in (indices[i : i + batch] for i in range(0, len(indices), batch)):
+            images = preprocess(own, [dataset.image(i) for i in few], side)  # (batch, 3, side, side)
+            asked = torch.from_numpy(wanted[list(few)]) if facts["given"] else None
             with warnings.catch_warnings(action="ignore"):  # that CAM has one layer is said where the table is read
                 images = images.flip(-1) if flip else images
                 out = localize(own, images, asked, layers, methods, alpha=alpha, rule=rule)
@@ -101,7 +102,7 @@ def raw_maps(
             found["classes"].append(out.classes.cpu().numpy())
             for method, by_layer in out.maps.items():
                 for layer, m in by_layer.items():
-                    found[f"{method}|{layer}"].append((m.flip(-1) if flip else m).cpu().numpy())  # (2, h, w)
+                    found[f"{method}|{layer}"].append((m.flip(-1) if flip else m).cpu().numpy())  # (batch, h, w)
         return {key: np.concatenate(pieces) for key, pieces in found.items()}
 
     whole = in_parts(len(dataset), part, parts, f"{dataset.name} {dataset.split}, {side} px", progress)
