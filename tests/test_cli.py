@@ -14,6 +14,8 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import torchvision
 from PIL import Image
 
 from dgl_lib import data
@@ -427,6 +429,21 @@ def test_photographs_that_change_in_place_get_new_maps(mine, tmp_path: Path) -> 
     assert len(list((tmp_path / "out/.parts").glob("maps-*"))) == 2  # of validation and of test images
     assert dgl(*command, "--out", str(tmp_path / "out"))[0] == 0
     assert len(list((tmp_path / "out/.parts").glob("maps-*"))) == 4
+
+
+def test_two_classes_may_be_one_logits(mine, tmp_path: Path) -> None:
+    """Of a network with one logit, 0 is the first class and 1 the second, if its head is a sigmoid."""
+    torch.manual_seed(0)
+    torch.save(torchvision.models.squeezenet1_1(num_classes=1).state_dict(), tmp_path / "one.pth")
+    command = ["evaluate", "folder", "--root", str(mine[0]), "--model", "squeezenet1_1", "--out", str(tmp_path / "out")]
+    command += ["--weights", str(tmp_path / "one.pth"), "--layers", "features.7", "--methods", "dgl", "--size", "64"]
+    status, _, err = dgl(*command)
+    assert (status, err) == (2, "error: head: 'softmax' given for a network with one logit, 'sigmoid' needed\n")
+    status, _, err = dgl(*command, "--head", "sigmoid", "--json")
+    assert status == 0, err
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["head"] == "sigmoid"
+    facts = [json.loads(file.read_text()) for file in tmp_path.glob("out/.parts/maps-*/facts.json")]
+    assert [one["head"] for one in facts] == ["sigmoid"] * 2  # so that no map of another head is taken for it
 
 
 class NoMasks(Creatures):

@@ -18,6 +18,7 @@ from dgl_lib.app import cli, networks, predict
 from dgl_lib.app.networks import open_network
 from dgl_lib.app.predict import How, find_photographs, regions
 from dgl_lib.data.creatures import Creatures
+from dgl_lib.data.images import read_image
 from dgl_lib.errors import UserError
 from dgl_lib.files import exclusive
 from dgl_lib.localize import localize
@@ -395,6 +396,28 @@ def test_torchvision_by_name(tmp_path: Path) -> None:
     assert not any(row.cam for row in rows)  # its head is a convolution
     found = predict.predict(network, Creatures("test", 1).image(0), How("features.9", scales=(0.5,)))
     assert found.map.shape == (160, 160) and found.regions
+
+
+@pytest.mark.parametrize(("labels", "asked", "index"), [(1, "1", 1), (1, "0", 0), (3, "2", 2)])
+def test_a_sigmoid_head(photographs: Path, tmp_path: Path, labels: int, asked: str, index: int) -> None:
+    """Each label has a probability of its own. One logit has the classes 0 (no) and 1 (yes), and needs the option."""
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18(num_classes=labels).state_dict()
+    torch.save(state, tmp_path / "mine.pth")
+    common = ["localize", str(photographs / "a.png"), "--model", "resnet18", "--weights", str(tmp_path / "mine.pth")]
+    common += ["--layer", "layer3", "--scales", "0.3", "--out", str(tmp_path / "out"), "--json", "--class", asked]
+    status, text, err = dgl(*common, "--head", "sigmoid")
+    assert status == 0, err
+    network = open_network(model="resnet18", weights=str(tmp_path / "mine.pth"))
+    with torch.no_grad():
+        l = network.model(preprocess(network.model, [read_image(photographs / "a.png")], 67))[0]
+    p = torch.cat([-l, l]).sigmoid() if labels == 1 else l.sigmoid()
+    document = json.loads(text)
+    assert document["images"][0]["probability"] == pytest.approx(float(p[index]), rel=1e-5)
+    assert document["info"]["head"] == "sigmoid" and len(document["categories"]) == max(2, labels)
+    status, _, err = dgl(*common)
+    said = "error: head: 'softmax' given for a network with one logit, 'sigmoid' needed\n"
+    assert (status, err) == ((2, said) if labels == 1 else (0, ""))
 
 
 def test_layers_of_a_network_that_is_not_ours() -> None:

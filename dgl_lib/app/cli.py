@@ -49,6 +49,7 @@ def commands() -> None:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet = click.option("--quiet", is_flag=True, help="Draw no progress bars.")
+head = click.option("--head", default="softmax", type=click.Choice(["softmax", "sigmoid"]), help="How logits are read.")
 skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave out and count images that are broken.")
 
 
@@ -89,6 +90,7 @@ def print_json(document: object) -> None:
 @on_a_network
 @click.option("--layer", metavar="NAME", help="See `dgl layers`. Default: Mixed_6e, conv5_3, layer3.5 or the last one.")
 @click.option("--method", default="dgl", help="dgl, cam, grad_cam, layer_cam, pixel_selection, ...")
+@head
 @click.option("--class", "label", metavar="NAME|INDEX", help="The class to look for. Default: the predicted one.")
 @click.option("--scales", default="1", callback=partial(listed, float), help="Input sides, 1 for the network's own.")
 @click.option("--close", default=0.0, help="Closing kernel as a fraction of the longer side, such as 0.06.")
@@ -150,6 +152,7 @@ def layers(network: "Network", device: str, size: int | None, as_json: bool) -> 
 @click.option("--split", default="test", type=click.Choice(["test", "val"]), help="The images that are scored.")
 @click.option("--layers", metavar="A,B", callback=partial(listed, str), help="Default: the usual one and the last.")
 @click.option("--methods", metavar="A,B", callback=partial(listed, str), help="Default: all of them.")
+@head
 @click.option("--size", default=0, help="Side of the input in pixels, 0 for the network's own.")
 @click.option("--limit", default=0, help="Only the first so many images of each class, 0 for all.")
 @skip_unreadable

@@ -108,7 +108,7 @@ def _torchvision(name: str, weights: str) -> Network:
     prepared = (chosen or kinds["DEFAULT"]).transforms()
     model.mean, model.std = tuple(prepared.mean), tuple(prepared.std)
     *_, head = model.state_dict().values()  # (C, ...), the bias or the weights that give the logits
-    classes = chosen.meta["categories"] if chosen else map(str, range(len(head)))
+    classes = chosen.meta["categories"] if chosen else map(str, range(max(2, len(head))))  # one logit has two
     label = f"torchvision {name} {chosen.name if chosen else path.name}"
     return Network(model.eval(), label, tuple(classes), int(prepared.crop_size[0]))
 
