@@ -45,7 +45,7 @@ test: env
 peers: env
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
 	$(PY) -c 'import pytorch_grad_cam, timm, torchcam'  # else their tests would skip, and nothing would be compared
-	$(PY) -m pytest tests/peers tests/test_any_network.py
+	$(PY) -m pytest tests/peers tests/test_any_network.py tests/test_predict.py
 
 breakages: env
 	$(PY) tests/breakages.py

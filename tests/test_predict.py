@@ -524,6 +524,72 @@ def test_without_a_name_the_network_is_imagenets(
     assert document["categories"][0] == {"id": 0, "name": "tench"} and len(document["images"]) == 1
 
 
+# timm's networks, where it is installed
+
+
+def test_timm_by_name(photographs: Path, tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("test_resnet", num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "mine.pth")
+    network = open_network(model="timm:test_resnet", weights=str(tmp_path / "mine.pth"))
+    assert (network.name, network.classes, network.size) == ("timm test_resnet mine.pth", ("0", "1", "2"), 160)
+    assert network.model.mean == network.model.std == (0.5, 0.5, 0.5)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in network.model.state_dict().items())
+    photograph, out = str(photographs / "a.png"), tmp_path / "out"
+    common = ("localize", photograph, "--model", "timm:test_resnet", "--out", str(out))
+    status, text, _ = dgl(*common, "--weights", str(tmp_path / "mine.pth"), "--layer", "layer3", "--json")
+    assert status == 0 and json.loads(text)["info"]["network"] == network.name and (out / "a.map.png").is_file()
+    status, text, _ = dgl("layers", "--model", "timm:test_resnet", "--weights", "none")
+    assert status == 0 and text.startswith("timm test_resnet none: 1000 classes, input 160 px")
+
+
+def test_timms_own_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Asked for once, by its own download. With 1000 classes they are ImageNet's. What fails on the way is one line."""
+    timm = pytest.importorskip("timm")
+    make, asked = timm.create_model, []
+
+    def create_model(name: str, pretrained: bool = False, **options: object) -> nn.Module:
+        asked.append((name, pretrained))
+        if len(asked) == 1:
+            raise OSError("no\nnetwork")
+        return make(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    status, _, err = dgl("layers", "--model", "timm:test_resnet.r160_in1k")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "those of timm:test_resnet.r160_in1k cannot be downloaded (no network); allowed too: a file of them" in err
+    network = open_network(model="timm:test_resnet.r160_in1k")
+    assert asked == [("test_resnet.r160_in1k", True)] * 2
+    assert network.classes[:2] == ("tench", "goldfish") and not network.model.training
+    torch.save(network.model.state_dict(), tmp_path / "whole.pth")
+    assert open_network(model="timm:test_resnet", weights=str(tmp_path / "whole.pth")).classes == network.classes
+    assert open_network(model="timm:test_resnet", weights="none").classes[:2] == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "said"),
+    [
+        ("resnet5", "none", "model: 'resnet5' given, a timm classifier allowed, such as resnet50"),
+        ("resnet50.a7_in1k", "none", "model: 'resnet50.a7_in1k' given, a timm classifier allowed, such as resnet50."),
+        ("hf-hub:a/b", "DEFAULT", "model: 'hf-hub:a/b' given, a timm classifier allowed"),
+        ("resnet18", "V1", "weights: 'V1' given, DEFAULT, none or the path of a file allowed for timm:resnet18"),
+        ("eva02_tiny_patch14_224", "none", "which gives features; one that gives logits allowed"),
+    ],
+)
+def test_what_is_no_network_of_timm(name: str, weights: str, said: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(UserError) as told:
+        open_network(model=f"timm:{name}", weights=weights)
+    assert said in str(told.value) and "\n" not in str(told.value)
+
+
+def test_without_timm_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    status, text, err = dgl("layers", "--model", "timm:resnet18", "--weights", "none")
+    said = "error: model: 'timm:resnet18' given, but timm is not installed; `pip install timm` first\n"
+    assert (status, text, err) == (2, "", said)
+
+
 @pytest.mark.parametrize("size", [0, 31, 4097, 30000, 10**9, -1])
 def test_a_size_has_two_limits(size: int) -> None:
     status, text, err = dgl("layers", *CREATURES, "--size", str(size))

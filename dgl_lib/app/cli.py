@@ -57,7 +57,9 @@ def on_a_network(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that name a network. The command gets ``network``, opened, and ``device``."""
 
     @click.option("--checkpoint", metavar="PATH", help="A classifier of yours, or creatures: one of drawn animals.")
-    @click.option("--model", metavar="NAME", help="A torchvision classifier. Default: resnet50 (evaluate: creatures).")
+    @click.option(
+        "--model", metavar="NAME", help="torchvision's, or timm:NAME. Default: resnet50 (evaluate: creatures)."
+    )
     @click.option("--weights", default="DEFAULT", metavar="NAME|PATH|none", help="Of --model: by name or from a file.")
     @click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.")
     @wraps(command)
