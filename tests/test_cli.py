@@ -23,8 +23,8 @@ from dgl_lib.app import assess, cli, export, networks
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.files import exclusive
-from dgl_lib.models import save_checkpoint, spg_plain
-from dgl_lib.study import paths
+from dgl_lib.models import load_checkpoint, save_checkpoint, spg_plain
+from dgl_lib.study import paths, steps
 from tests import sets
 
 
@@ -378,6 +378,50 @@ def mine(tmp_path: Path, checkpoint: Path) -> tuple[Path, tuple[str, ...]]:
     sets.write(root / "boxes.csv", "\n".join(["image,x0,y0,x1,y1", *boxes]))
     how = ("--size", "32", "--device", "cpu", "--methods", "dgl", "--layers", "add1")
     return root, ("evaluate", "folder", "--root", str(root), "--checkpoint", str(checkpoint), *how)
+
+
+def test_a_folder_of_photographs_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Train, localize, evaluate and check with nothing but its path, at a tiny width and size."""
+    root, project = sets.folder(tmp_path / "my photographs", count=6), tmp_path / "project"
+    sets.write(project / "notebooks/01_train.ipynb", "")  # not run
+    monkeypatch.setattr(paths, "project_root", lambda: project)
+    monkeypatch.setenv("DGL_DATA", str(tmp_path))  # which the argument goes before
+    steps.load.cache_clear()
+    tiny = [f"--set={setting}" for setting in ("width=0.0625", "weights=", "resize=40", "crop=32", "epochs=2")]
+    status, out, err = dgl("train", str(root), *tiny, "--quiet")
+    assert status == 0 and "8 training images: the pets' recipe with batch_size=2 epochs=30 (--set puts" in err
+    checkpoint = Path(out.removeprefix("done: ").strip())
+    facts = load_checkpoint(checkpoint).facts
+    assert checkpoint.parent.name.startswith("folder-") and checkpoint.is_relative_to(project)
+    assert (facts["batch_size"], facts["epochs"], facts["learning_rate"]) == (2, 2, 0.0005)  # --set wins; the pets'
+    assert facts["data_sha256"]["train"] == data.load("folder", "train", root=root).digest
+
+    used = ("--checkpoint", str(checkpoint), "--device", "cpu")
+    status, out, _ = dgl("localize", str(root / "images"), *used, "--out", str(tmp_path / "found"), "--json")
+    assert status == 0 and {one["name"] for one in json.loads(out)["categories"]} == {"cup", "spoon"}
+    status, _, err = dgl("evaluate", f"{root}/", *used, "--methods", "dgl", "--out", str(tmp_path / "scored"))
+    assert status == 0, err
+    assert json.loads((tmp_path / "scored/manifest.json").read_text())["data"] == "folder"  # no path of a machine
+    status, out, _ = dgl("data", "check", str(root))
+    assert status == 0 and "complete: folder train: 8 images of 2 classes" in out
+
+
+def test_a_folder_does_not_hide_a_name(
+    monkeypatch: pytest.MonkeyPatch, runner: SimpleNamespace, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DGL_DATA", "elsewhere")
+    for name in ("pets", "quick", "mine"):
+        sets.folder(tmp_path / name)
+    for name in ("pets", "quick", "./pets", "mine"):
+        assert dgl("study", name)[0] == 0
+    asked = [(one["profile"][:2], one["name"]) for one in runner.asked]
+    assert asked == [(("pets",), "pets"), (("quick",), "quick"), *[(("pets", "data=folder"), "folder")] * 2]
+    assert runner.asked[3]["command"] == "dgl study pets --set data=folder --set batch_size=2 --set epochs=40"
+    (tmp_path / "empty").mkdir()
+    status, _, err = dgl("train", "empty")
+    assert (status, err) == (2, "error: empty/images: no folder in it; images/CLASS/FILE.jpg expected\n")
+    assert data.as_folder("mine", "root") == ("mine", "root") and data.as_folder("nowhere") == ("nowhere", None)
 
 
 @pytest.mark.parametrize("where", [".", "images/cup", "..", "link"])

@@ -32,7 +32,8 @@ def _examples(*lines: str) -> str:
 def commands() -> None:
     """Dual-Gradients Localization: a study that trains a classifier from image labels and asks it where the object is.
 
-    A PROFILE names data and parameters: quick, creatures, pets, cub, ilsvrc, lid, openimages or voc.
+    A PROFILE names data and parameters: quick, creatures, pets, cub, ilsvrc, lid, openimages or voc. Or it is a folder
+    of your own photographs, in images/CLASS/FILE.jpg.
 
     \b
     Environment:
@@ -163,11 +164,14 @@ def layers(network: "Network", device: str, size: int | None, as_json: bool) -> 
 def evaluate(network: "Network", data: str, out: Path, as_json: bool, **what: Any) -> None:
     """Score a classifier's maps on DATA, with thresholds from the validation split.
 
-    DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid or folder. OUT gets accuracy.csv. With masks it
-    gets scores.csv and images.csv (pixel scores of the set and of each image), with boxes only boxes.csv. `dgl results
-    OUT` prints them again. All images are read first, so that a broken one is reported before any work."""
+    DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid, or a folder as for `dgl train`. OUT gets
+    accuracy.csv. With masks it gets scores.csv and images.csv (pixel scores of the set and of each image), with boxes
+    only boxes.csv. `dgl results OUT` prints them again. All images are read first, so that a broken one is reported
+    before any work."""
     from dgl_lib.app import assess, export
+    from dgl_lib.data import as_folder
 
+    data, what["root"] = as_folder(data, what["root"])
     tables = assess.evaluate(network, data, out, progress=sys.stderr.isatty(), **what)
     if as_json:
         print_json({name: export.records(table) for name, table in tables.items()})
@@ -181,16 +185,18 @@ def data_sets() -> None:
     """Look at data sets."""
 
 
-@data_sets.command(epilog=_examples("dgl data check creatures", "dgl data check folder --root mine --decode"))
+@data_sets.command(epilog=_examples("dgl data check creatures", "dgl data check photographs --decode"))
 @click.argument("name")
 @click.option("--root", metavar="FOLDER", help="Folder of the files. Default: $DGL_DATA.")
 @click.option("--decode", is_flag=True, help="Decode every file too, which takes hours on large sets.")
 @as_json
 def check(name: str, root: str | None, decode: bool, as_json: bool) -> None:
-    """Say what of the data set NAME is complete, and what is missing or wrong. If anything is, the status is 1."""
+    """Say what of the data set NAME, or of a folder, is complete, and what is missing or wrong.
+
+    If anything is, the status is 1."""
     from dgl_lib import data
 
-    complete, problems = data.check(name, root, decode=decode)
+    complete, problems = data.check(*data.as_folder(name, root), decode=decode)
     if as_json:
         print_json({"complete": complete, "problems": problems})
     else:
@@ -225,11 +231,13 @@ def study(only: tuple[str, ...], every: bool, sweep: tuple[str, ...], **options:
     _run("study", notebooks=runner.ALL if every else only or runner.FIRST, grid=sweep, **options)
 
 
-@commands.command(epilog=_examples("dgl train creatures", "dgl train pets --set epochs=8"))
+@commands.command(epilog=_examples("dgl train creatures", "dgl train pets --set epochs=8", "dgl train photographs"))
 @on_a_profile
 @click.option("--half", type=PATH, help="Also write it here in half precision, to give away.")
 def train(half: Path | None, **options: Any) -> None:
-    """Only train PROFILE's classifier, and print where its checkpoint is."""
+    """Only train PROFILE's classifier, and print where its checkpoint is.
+
+    A folder's is trained as that of the pets, with batches and passes that fit the number of its photographs."""
     from dgl_lib.models import load_checkpoint, save_checkpoint
 
     checkpoint = _run("train", until="train", **options)
@@ -249,21 +257,30 @@ def _run(
     **to: Any,
 ) -> Path:
     from dgl_lib import several
+    from dgl_lib.data import as_folder, load
     from dgl_lib.study import runner
-    from dgl_lib.study.profile import read_profile
+    from dgl_lib.study.profile import for_images, names, read_profile
     from dgl_lib.study.sweep import read_grid, sweep
 
     if nproc > 1 and several.WORLD == 1:  # the same command again, in every process; on a failure all of them end
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m", "dgl_lib"]
         raise click.exceptions.Exit(subprocess.call([sys.executable, *start, *sys.argv[1:]]))
     settings += ("skip_unreadable=true",) * skip_unreadable
+    name, (data, root) = profile, as_folder(profile)
+    if root and profile not in names():
+        os.environ["DGL_DATA"], name, profile = str(root), data, "pets"
+        fitted = for_images(count := len(load(data, "train", root=root)))
+        settings = (f"data={data}", *fitted, *settings)
+        if several.RANK == 0:
+            said = f"{count} training images: the pets' recipe with {' '.join(fitted)}"
+            click.echo(f"{said} (--set puts other values over it)", err=True)
     how: dict[str, Any] = {"progress": not quiet and several.RANK == 0, **to}
     if grid:
         del how["out"], how["until"]
         made = sweep(profile, read_grid(grid), settings, **how)
     else:
         typed = " ".join(["dgl", command, profile, *(f"--set {setting}" for setting in settings)])
-        made = runner.run(read_profile(profile, settings), name=profile, command=typed, **how)
+        made = runner.run(read_profile(profile, settings), name=name, command=typed, **how)
     if several.RANK == 0:
         click.echo(f"done: {made}")
     return made

@@ -1,5 +1,6 @@
 """The study's parameters: one typed, validated object, read once from a profile or from a notebook's own cell."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -96,14 +97,30 @@ def _yaml(text: str | bytes, where: str) -> Any:
         raise UserError(f"{where:.160} is not YAML in UTF-8") from None
 
 
+def for_images(count: int) -> tuple[str, ...]:
+    """The settings that fit the pets' recipe, which is made for hundreds of photographs, to ``count`` training images.
+
+    A batch has an eighth of them, but 2 to 16, and at least 4 passes make at least 120 steps.
+
+    >>> for_images(6), for_images(100), for_images(588)
+    (('batch_size=2', 'epochs=40'), ('batch_size=12', 'epochs=15'), ('batch_size=16', 'epochs=4'))
+    """
+    batch = min(16, max(2, count // 8))
+    return f"batch_size={batch}", f"epochs={max(4, math.ceil(120 / max(1, count // batch)))}"
+
+
+def names() -> list[str]:
+    """The profiles there are."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
 def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
     """The profile ``name`` with ``settings`` ("name=value", the value as in YAML) put over it.
 
     A ``network`` that is set comes with its own ``layers`` and ``layer`` unless those are set too. UserError: an
     unknown profile, or as ``validated``."""
-    known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
-    if name not in known:
-        raise UserError(f"unknown profile {name!r}; allowed: {', '.join(known)}")
+    if name not in names():
+        raise UserError(f"unknown profile {name!r}; allowed: {', '.join(names())}")
     given = _yaml((PROFILES / f"{name}.yaml").read_bytes(), f"profile {name}") or {}
     if not isinstance(given, dict):
         raise UserError(f"profile {name}: {shown(given)} given, lines of NAME: VALUE allowed")
