@@ -1,5 +1,6 @@
 """The command line: what reaches the library, what it says when asked wrongly, and with which status it ends."""
 
+import base64
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -184,6 +186,32 @@ def test_results_in_every_format(results: Path) -> None:
     assert json.loads(shown("--json")) == expected == json.loads(shown("--format", "json"))
     assert "| dgl | 1 | 50.12 |" in shown("mine", "--table", "scores")
     assert "| 400 |" in shown("mine", "--table", "05_page/effects") == shown("mine", "--table", "effects")
+
+
+def test_results_on_one_page(results: Path, tmp_path: Path) -> None:
+    """The claims, then the notebooks in their order, with their figures and with no need of any other file."""
+    cell, out = nbformat.v4, tmp_path / "page" / "mine.html"
+    stream = io.BytesIO()
+    Image.new("RGB", (3, 2), "red").save(stream, "PNG")
+    figure = cell.new_output("display_data", {"image/png": base64.b64encode(stream.getvalue()).decode()})
+    (results / "drawn.png").write_bytes(stream.getvalue())
+    for name in ("02_second", "01_first"):
+        cells = [cell.new_markdown_cell(f"# The title of {name}\n\n![drawn](drawn.png)", id="m00")]
+        cells.append(cell.new_code_cell("1 + 1", id="c01", execution_count=1, outputs=[figure]))
+        nbformat.write(cell.new_notebook(cells=cells), results / f"{name}.ipynb")
+    assert dgl("results", "mine", "--html", str(out)) == (0, f"done: {out}\n", "")
+    html = out.read_text()
+    places = [html.index(f"The title of {name}") for name in ("01_first", "02_second")]
+    assert html.index("C5 &amp; more_") < places[0] < places[1]
+    assert html.count(figure["data"]["image/png"]) == 4  # an output and a picture of the text, in each of the notebooks
+    assert not [to for to in re.findall(r'(?:src|href)="([^"]*)"', html) if not re.match("https?:|data:|#", to)]
+    before = out.read_bytes()
+    status, _, err = dgl("results", "mine", str(results), "--html", str(out))
+    assert status == 2 and err == f"error: --html given for mine, {results}; one PROFILE allowed\n"
+    (results / "01_first.ipynb").write_text("{")
+    status, _, err = dgl("results", "mine", "--html", str(out))
+    assert status == 2 and "01_first.ipynb: not a readable notebook (" in err and err.count("\n") == 1
+    assert out.read_bytes() == before
 
 
 def test_results_that_are_not_there(results: Path) -> None:

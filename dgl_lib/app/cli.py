@@ -313,17 +313,23 @@ def readme(check: bool) -> None:
     update_readme(check=check)
 
 
-@commands.command(epilog=_examples("dgl results", "dgl results creatures --table 03_scores --format latex"))
+@commands.command(epilog=_examples("dgl results", "dgl results creatures --html creatures.html"))
 @click.argument("profiles", nargs=-1)
 @click.option("--table", help="claims, 03_scores, ... An unknown name lists them. Default: claims.")
 @click.option("--format", "form", default="markdown", type=click.Choice(["markdown", "latex", "csv", "json"]))
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
-def results(profiles: tuple[str, ...], table: str | None, form: str) -> None:
+@click.option("--html", type=PATH, help="Write one PROFILE's page here instead, with its notebooks.")
+def results(profiles: tuple[str, ...], table: str | None, form: str, html: Path | None) -> None:
     """Print a table of results/PROFILE, or of a folder that `dgl evaluate` wrote (by default scores or boxes). Without
     a PROFILE, print it for all profiles that have claims."""
     from dgl_lib.app import export
 
-    click.echo(export.render({name: export.read(name, table) for name in profiles or export.profiles()}, form))
+    tables = {name: export.read(name, table) for name in profiles or export.profiles()}
+    if html:
+        if len(tables) != 1:
+            raise UserError(f"--html given for {', '.join(tables) or 'no profile'}; one PROFILE allowed")
+        export.page(*tables.popitem(), html)
+    click.echo(f"done: {html}" if html else export.render(tables, form))
 
 
 @commands.command(epilog=_examples("dgl compare results/creatures results/mine"))
