@@ -70,7 +70,7 @@ browser: env
 
 # Cells that are no slide are left out, and so is code.
 slides: env
-	$(PY) -m nbconvert --to slides --no-input --output-dir build/slides notebooks/00*.ipynb notebooks/02*.ipynb notebooks/03*.ipynb
+	$(PY) -m nbconvert --to slides --no-input --output-dir build/slides notebooks/0[0-8]*.ipynb
 
 # -W: a link that leads nowhere is an error.
 site: env
