@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -588,6 +590,23 @@ def test_without_timm_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     status, text, err = dgl("layers", "--model", "timm:resnet18", "--weights", "none")
     said = "error: model: 'timm:resnet18' given, but timm is not installed; `pip install timm` first\n"
     assert (status, text, err) == (2, "", said)
+
+
+def test_the_page_with_a_map_over_a_photograph_runs(
+    monkeypatch: pytest.MonkeyPatch, root: Path, tmp_path: Path
+) -> None:
+    """With a drawn picture for the cat, and random weights for those that would be downloaded."""
+    image = np.asarray(Image.fromarray(Creatures("test", 1).image(0)).resize((451, 300)))
+    monkeypatch.setitem(sys.modules, "skimage", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "skimage.data", SimpleNamespace(chelsea=lambda: image))
+    state = torchvision.models.resnet50().state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", (root / "docs" / "photograph.md").read_text(), re.S)
+    told: dict = {}
+    exec(code, told)
+    assert told["m"].shape == (14, 14) and told["found"].map.shape == (300, 451)
+    assert told["network"].classes[told["cat"]] == "tabby" and Image.open("chelsea.png").size == (1000, 300)
 
 
 @pytest.mark.parametrize("size", [0, 31, 4097, 30000, 10**9, -1])
