@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
 import sys
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import click
 import nbformat
 import numpy as np
 import pandas as pd
@@ -67,6 +69,39 @@ def test_every_command_shows_its_help_and_examples() -> None:
         assert dgl(command, "--help")[0] == 0
     for command in ("localize", "layers", "evaluate", "results", "compare", "study", "train"):
         assert f" {command}" in dgl(command, "--help")[1].split("Examples:")[1]
+
+
+def examples() -> list[str]:
+    """Every line of a page's code, and of a command's own examples, that begins with ``dgl``."""
+    root = Path(__file__).parents[1]
+    pages = [
+        *root.glob("*.md"),
+        *root.glob("docs/*.md"),
+        *root.glob("notebooks/**/*.md"),
+        *root.glob("dgl_lib/**/*.md"),
+    ]
+    code = [
+        block
+        for page in pages
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    ]
+    groups = [cli.commands, *cli.commands.commands.values(), *cli.data_sets.commands.values()]
+    lines = "\n".join([*code, *(group.epilog or "" for group in groups)]).splitlines()
+    return sorted({line.split("#")[0].strip() for line in lines if line.strip().startswith("dgl ")})
+
+
+def test_there_are_examples() -> None:
+    used = {line.split()[1] for line in examples()}
+    assert used >= {"localize", "layers", "evaluate", "train", "study", "results", "compare", "data"}
+
+
+@pytest.mark.parametrize("line", examples())
+def test_examples_are_commands(line: str) -> None:
+    """Each is parsed, with its arguments and options, and not run."""
+    command, arguments = cli.commands, shlex.split(line)[1:]
+    while isinstance(command, click.Group):
+        command, *arguments = command.commands[arguments[0]], *arguments[1:]
+    command.make_context(line, arguments)
 
 
 # The study
