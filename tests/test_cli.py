@@ -29,6 +29,8 @@ from dgl_lib.errors import UserError
 from dgl_lib.files import exclusive
 from dgl_lib.models import load_checkpoint, save_checkpoint, spg_plain
 from dgl_lib.study import paths, steps
+from dgl_lib.study.profile import for_images, read_profile
+from dgl_lib.training import batches
 from tests import sets
 
 
@@ -467,6 +469,15 @@ def test_a_folder_of_photographs_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_
     assert json.loads((tmp_path / "scored/manifest.json").read_text())["data"] == "folder"  # no path of a machine
     status, out, _ = dgl("data", "check", str(root))
     assert status == 0 and "complete: folder train: 8 images of 2 classes" in out
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "epochs"), [(1, 2, 120), (6, 2, 40), (12, 2, 20), (100, 12, 15), (588, 16, 4), (9999, 16, 4)]
+)
+def test_batches_and_passes_fit_the_number_of_photographs(count: int, batch: int, epochs: int) -> None:
+    assert for_images(count) == (f"batch_size={batch}", f"epochs={epochs}")
+    steps = epochs * len(batches(count, batch, 0, 0))
+    assert steps >= 120 and read_profile("pets", for_images(588)) == read_profile("pets")  # whose own they are
 
 
 def test_a_folder_does_not_hide_a_name(

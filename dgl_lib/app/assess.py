@@ -54,8 +54,6 @@ def evaluate(
     UserError: before long work, for whatever is unknown, missing, or does not fit the network."""
     if split not in ("val", "test"):
         raise UserError(f"split: {split!r} given, test or val allowed")
-    if size and size < 32:
-        raise UserError(f"size: {size} px given, at least 32 needed")
     network.model.to(pick_device(device))
     size = size or network.size
     if not layers:

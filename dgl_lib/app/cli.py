@@ -259,7 +259,7 @@ def _run(
     from dgl_lib import several
     from dgl_lib.data import as_folder, load
     from dgl_lib.study import runner
-    from dgl_lib.study.profile import for_images, names, read_profile
+    from dgl_lib.study.profile import PROFILES, for_images, read_profile
     from dgl_lib.study.sweep import read_grid, sweep
 
     if nproc > 1 and several.WORLD == 1:  # the same command again, in every process; on a failure all of them end
@@ -267,7 +267,7 @@ def _run(
         raise click.exceptions.Exit(subprocess.call([sys.executable, *start, *sys.argv[1:]]))
     settings += ("skip_unreadable=true",) * skip_unreadable
     name, (data, root) = profile, as_folder(profile)
-    if root and profile not in names():
+    if root and profile not in [path.stem for path in PROFILES.iterdir()]:
         os.environ["DGL_DATA"], name, profile = str(root), data, "pets"
         fitted = for_images(count := len(load(data, "train", root=root)))
         settings = (f"data={data}", *fitted, *settings)

@@ -100,18 +100,9 @@ def _yaml(text: str | bytes, where: str) -> Any:
 def for_images(count: int) -> tuple[str, ...]:
     """The settings that fit the pets' recipe, which is made for hundreds of photographs, to ``count`` training images.
 
-    A batch has an eighth of them, but 2 to 16, and at least 4 passes make at least 120 steps.
-
-    >>> for_images(6), for_images(100), for_images(588)
-    (('batch_size=2', 'epochs=40'), ('batch_size=12', 'epochs=15'), ('batch_size=16', 'epochs=4'))
-    """
+    A batch has an eighth of them, but 2 to 16, and at least 4 passes make at least 120 steps."""
     batch = min(16, max(2, count // 8))
     return f"batch_size={batch}", f"epochs={max(4, math.ceil(120 / max(1, count // batch)))}"
-
-
-def names() -> list[str]:
-    """The profiles there are."""
-    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
 def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
@@ -119,8 +110,9 @@ def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
 
     A ``network`` that is set comes with its own ``layers`` and ``layer`` unless those are set too. UserError: an
     unknown profile, or as ``validated``."""
-    if name not in names():
-        raise UserError(f"unknown profile {name!r}; allowed: {', '.join(names())}")
+    known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"unknown profile {name!r}; allowed: {', '.join(known)}")
     given = _yaml((PROFILES / f"{name}.yaml").read_bytes(), f"profile {name}") or {}
     if not isinstance(given, dict):
         raise UserError(f"profile {name}: {shown(given)} given, lines of NAME: VALUE allowed")
