@@ -454,7 +454,7 @@ def test_a_folder_of_photographs_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_
     steps.load.cache_clear()
     tiny = [f"--set={setting}" for setting in ("width=0.0625", "weights=", "resize=40", "crop=32", "epochs=2")]
     status, out, err = dgl("train", str(root), *tiny, "--quiet")
-    assert status == 0 and "8 training images: the pets' recipe with batch_size=2 epochs=30 (--set puts" in err
+    assert status == 0 and "8 training images: the pets' recipe, batch_size=2 epochs=30; --set changes it\n" in err
     checkpoint = Path(out.removeprefix("done: ").strip())
     facts = load_checkpoint(checkpoint).facts
     assert checkpoint.parent.name.startswith("folder-") and checkpoint.is_relative_to(project)

@@ -58,9 +58,7 @@ def on_a_network(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that name a network. The command gets ``network``, opened, and ``device``."""
 
     @click.option("--checkpoint", metavar="PATH", help="A classifier of yours, or creatures: one of drawn animals.")
-    @click.option(
-        "--model", metavar="NAME", help="torchvision's, or timm:NAME. Default: resnet50 (evaluate: creatures)."
-    )
+    @click.option("--model", metavar="NAME", help="torchvision's or timm:NAME. Default: resnet50; evaluate: creatures.")
     @click.option("--weights", default="DEFAULT", metavar="NAME|PATH|none", help="Of --model: by name or from a file.")
     @click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.")
     @wraps(command)
@@ -164,10 +162,9 @@ def layers(network: "Network", device: str, size: int | None, as_json: bool) -> 
 def evaluate(network: "Network", data: str, out: Path, as_json: bool, **what: Any) -> None:
     """Score a classifier's maps on DATA, with thresholds from the validation split.
 
-    DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid, or a folder as for `dgl train`. OUT gets
-    accuracy.csv. With masks it gets scores.csv and images.csv (pixel scores of the set and of each image), with boxes
-    only boxes.csv. `dgl results OUT` prints them again. All images are read first, so that a broken one is reported
-    before any work."""
+    DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid or a folder. OUT gets accuracy.csv. With masks
+    it gets scores.csv and images.csv (pixel scores of the set and of each image), with boxes only boxes.csv. `dgl
+    results OUT` prints them again. All images are read first, so that a broken one is reported before any work."""
     from dgl_lib.app import assess, export
     from dgl_lib.data import as_folder
 
@@ -191,9 +188,7 @@ def data_sets() -> None:
 @click.option("--decode", is_flag=True, help="Decode every file too, which takes hours on large sets.")
 @as_json
 def check(name: str, root: str | None, decode: bool, as_json: bool) -> None:
-    """Say what of the data set NAME, or of a folder, is complete, and what is missing or wrong.
-
-    If anything is, the status is 1."""
+    """Say what of the data set or folder NAME is complete, and what is missing or wrong (then the status is 1)."""
     from dgl_lib import data
 
     complete, problems = data.check(*data.as_folder(name, root), decode=decode)
@@ -235,9 +230,7 @@ def study(only: tuple[str, ...], every: bool, sweep: tuple[str, ...], **options:
 @on_a_profile
 @click.option("--half", type=PATH, help="Also write it here in half precision, to give away.")
 def train(half: Path | None, **options: Any) -> None:
-    """Only train PROFILE's classifier, and print where its checkpoint is.
-
-    A folder's is trained as that of the pets, with batches and passes that fit the number of its photographs."""
+    """Only train PROFILE's classifier, and print where its checkpoint is. A folder's is trained as that of the pets."""
     from dgl_lib.models import load_checkpoint, save_checkpoint
 
     checkpoint = _run("train", until="train", **options)
@@ -272,8 +265,7 @@ def _run(
         fitted = for_images(count := len(load(data, "train", root=root)))
         settings = (f"data={data}", *fitted, *settings)
         if several.RANK == 0:
-            said = f"{count} training images: the pets' recipe with {' '.join(fitted)}"
-            click.echo(f"{said} (--set puts other values over it)", err=True)
+            click.echo(f"{count} training images: the pets' recipe, {' '.join(fitted)}; --set changes it", err=True)
     how: dict[str, Any] = {"progress": not quiet and several.RANK == 0, **to}
     if grid:
         del how["out"], how["until"]

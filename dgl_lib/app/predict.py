@@ -94,8 +94,7 @@ def predict(network: Network, image: np.ndarray, how: How) -> Prediction:
         found[scale], classes = one, one.classes  # the class predicted at the scale nearest 1 stays at the others
     first = next(iter(found.values()))
     label = int(first.classes[0])
-    l = first.logits[0]
-    probability = float((l.sigmoid() if how.head == "sigmoid" else l.softmax(0))[label])
+    p = first.logits.sigmoid() if how.head == "sigmoid" else first.logits.softmax(1)  # (1, C)
     raw = [found[scale].maps[how.method][how.layer][0].cpu() for scale in how.scales]  # (h, w) each
     height, width = image.shape[:2]
     shrink = min(1.0, SIDE / max(height, width))
@@ -103,7 +102,7 @@ def predict(network: Network, image: np.ndarray, how: How) -> Prediction:
     m = minmax(resize(minmax(close(multiscale(raw, size), how.close)), (height, width)))  # (H, W)
     q = to_uint8(m)
     threshold = _otsu(q) if how.threshold is None else max(1, round(255 * how.threshold))
-    return Prediction(label, probability, m.numpy(), threshold, regions(q, threshold, probability))
+    return Prediction(label, float(p[0, label]), m.numpy(), threshold, regions(q, threshold, float(p[0, label])))
 
 
 def _otsu(q: np.ndarray) -> int:

@@ -1,6 +1,5 @@
 """The study's parameters: one typed, validated object, read once from a profile or from a notebook's own cell."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -102,7 +101,7 @@ def for_images(count: int) -> tuple[str, ...]:
 
     A batch has an eighth of them, but 2 to 16, and at least 4 passes make at least 120 steps."""
     batch = min(16, max(2, count // 8))
-    return f"batch_size={batch}", f"epochs={max(4, math.ceil(120 / max(1, count // batch)))}"
+    return f"batch_size={batch}", f"epochs={max(4, -(-120 // max(1, count // batch)))}"
 
 
 def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
