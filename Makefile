@@ -45,7 +45,7 @@ test: env
 peers: env
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
 	$(PY) -c 'import pytorch_grad_cam, timm, torchcam'  # else their tests would skip, and nothing would be compared
-	$(PY) -m pytest tests/peers tests/test_any_network.py
+	$(PY) -m pytest tests/peers tests/test_any_network.py tests/test_predict.py
 
 breakages: env
 	$(PY) tests/breakages.py
@@ -70,7 +70,7 @@ browser: env
 
 # Cells that are no slide are left out, and so is code.
 slides: env
-	$(PY) -m nbconvert --to slides --no-input --output-dir build/slides notebooks/00*.ipynb notebooks/02*.ipynb notebooks/03*.ipynb
+	$(PY) -m nbconvert --to slides --no-input --output-dir build/slides notebooks/0[0-8]*.ipynb
 
 # -W: a link that leads nowhere is an error.
 site: env

@@ -59,6 +59,16 @@ def _at(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 RULES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"released": loss_released, "autograd": loss_autograd}
+HEADS = ("softmax", "sigmoid")
+
+
+def _loss(logits: Tensor, classes: Tensor, alpha: float, rule: str, head: str) -> Tensor:
+    """J, (N,). A sigmoid's label stands alone: sigmoid(l_c) is the softmax of the two logits 0 and l_c, and so J is its
+    binary cross-entropy, with dJ/dl_c = sigmoid(l_c) - alpha (released), or along -1 (autograd)."""
+    if head == "sigmoid":
+        l_c = _at(logits, classes)
+        logits, classes = torch.stack([torch.zeros_like(l_c), l_c], 1), torch.ones_like(classes)  # N x 2
+    return RULES[rule](logits, classes, alpha)
 
 
 class Triple(NamedTuple):
@@ -87,6 +97,7 @@ def gradients(
     *,
     alpha: float = 10.0,
     rule: str = "released",
+    head: str = "softmax",
     needs: Collection[str] = ("G_c", "G_J"),
 ) -> Gradients:
     """S, G_c and G_J of every layer, from one forward pass and one backward pass for each gradient in ``needs``.
@@ -98,11 +109,14 @@ def gradients(
         layers: dotted module names, in any order.
         alpha: scale of the label in the released rule, in (0, 1e6]. The autograd rule does not depend on it.
         rule: how dJ/dl is taken: "released" (``loss_released``) or "autograd" (``loss_autograd``).
+        head: "softmax", or "sigmoid" where each label has a probability of its own. J is then label c's alone, and
+            G_J lies along -G_c unless alpha < p_c. One logit z becomes two: -z (class 0, no) and z (class 1, yes).
         needs: which of "G_c", "G_J" and "w_c" to find.
 
     Returns ``{layer: (S, G_c, G_J)}``, detached, on the images' device. S is the module's true output.
     UserError: an argument out of range, a NaN or infinity, or a layer without a map or a way to the logits."""
     need_one_of(RULES, rule, "rule")
+    need_one_of(HEADS, head, "head")
     if not 0 < alpha <= 1e6:
         raise UserError(f"alpha: {alpha!r} given, a number in (0, 1e6] allowed")
     if images.ndim != 4 or not images.is_floating_point() or not images.numel():
@@ -111,15 +125,19 @@ def gradients(
     layers = layers if isinstance(layers, str) else list(layers)
     with frozen(model):
         with tap(model, layers) as outputs:
-            logits = _logits(model, images)  # N x C
+            said = logits = _logits(model, images)  # N x C
+        if said.shape[1] == 1 and head == "sigmoid":
+            logits = torch.cat([-said, said], 1)  # N x 2
+        elif said.shape[1] == 1 and "G_J" in needs:
+            raise UserError("head: 'softmax' given for a network with one logit, 'sigmoid' needed")
         c = _classes(logits, classes)
         S, none = [outputs[layer] for layer in layers], [None] * len(layers)
         G_c = _grad(_at(logits, c), S, layers, model, again="G_J" in needs) if "G_c" in needs else none
-        G_J = _grad(RULES[rule](logits, c, alpha), S, layers, model) if "G_J" in needs else none
+        G_J = _grad(_loss(logits, c, alpha, rule, head), S, layers, model) if "G_J" in needs else none
         triples = (Triple(*map(_exact, (X.detach(), *G))) for X, *G in zip(S, G_c, G_J, strict=True))
         result = Gradients(zip(layers, triples, strict=True))
         result.logits, result.classes = logits.detach(), c
-        result.heads = _cam_heads(model, result) if "w_c" in needs else {}
+        result.heads = _cam_heads(model, result, said.detach()) if "w_c" in needs else {}
     return result
 
 
@@ -171,21 +189,22 @@ def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.
     return found
 
 
-def _cam_heads(model: nn.Module, found: Gradients) -> dict[str, Tensor]:
-    """CAM's weights by layer. CAM exists on a layer if fc(mean over h,w of S) gives these very logits."""
+def _cam_heads(model: nn.Module, found: Gradients, logits: Tensor) -> dict[str, Tensor]:
+    """CAM's weights by layer. CAM exists on a layer if fc(mean over h,w of S) gives the network's very ``logits``."""
     heads: dict[str, Tensor] = {}
     linear = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]  # a 1 x 1 one
     for layer, (S, _, _) in found.items():
         for fc in linear:
-            if (*fc.weight.shape, 1, 1)[:4] != (found.logits.shape[1], S.shape[1], 1, 1):
+            if (*fc.weight.shape, 1, 1)[:4] != (logits.shape[1], S.shape[1], 1, 1):
                 continue
             # Compared without the bias, since a large one would hide the features' share.
             weight, bias, eps = _exact(fc.weight.detach().flatten(1)), fc.bias, torch.finfo(fc.weight.dtype).eps
-            share = found.logits - (torch.zeros_like(found.logits) if bias is None else _exact(bias.detach()))  # N x C
-            rounding = 4 * eps * float(found.logits.abs().max())  # of that subtraction
+            share = logits - (torch.zeros_like(logits) if bias is None else _exact(bias.detach()))  # N x C
+            rounding = 4 * eps * float(logits.abs().max())  # of that subtraction
             slack = max(1e-3, 4 * eps) * float(share.abs().max()) + rounding
             if torch.allclose(S.mean((2, 3)) @ weight.T, share, rtol=1e-3, atol=slack):
-                heads[layer] = weight[found.classes]  # N x K
+                rows = weight if logits.shape == found.logits.shape else torch.cat([-weight, weight])  # C x K
+                heads[layer] = rows[found.classes]  # N x K
     return heads
 
 
@@ -365,6 +384,7 @@ def localize(
     *,
     alpha: float = 10.0,
     rule: str = "released",
+    head: str = "softmax",
 ) -> Localization:
     """Maps of every method on every layer, from one forward pass and at most two backward passes.
 
@@ -386,7 +406,7 @@ def localize(
     for method in methods:
         need_one_of(_FORMULAS, method, "method")
     needs = {name for method in methods for name in _needs(method)}
-    found = gradients(model, images, classes, layers, alpha=alpha, rule=rule, needs=needs)
+    found = gradients(model, images, classes, layers, alpha=alpha, rule=rule, head=head, needs=needs)
     if "cam" in methods and (missing := [layer for layer in found if layer not in found.heads]):
         reason = f"cam needs logits = fc(mean over h,w of the layer's output), which is not so on {', '.join(missing)}"
         if not found.heads:

@@ -1,8 +1,10 @@
 """The command line: what reaches the library, what it says when asked wrongly, and with which status it ends."""
 
+import base64
 import io
 import json
 import re
+import shlex
 import shutil
 import sys
 import warnings
@@ -11,9 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import click
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import torchvision
 from PIL import Image
 
 from dgl_lib import data
@@ -21,8 +27,10 @@ from dgl_lib.app import assess, cli, export, networks
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.files import exclusive
-from dgl_lib.models import save_checkpoint, spg_plain
-from dgl_lib.study import paths
+from dgl_lib.models import load_checkpoint, save_checkpoint, spg_plain
+from dgl_lib.study import paths, steps
+from dgl_lib.study.profile import for_images, read_profile
+from dgl_lib.training import batches
 from tests import sets
 
 
@@ -63,6 +71,39 @@ def test_every_command_shows_its_help_and_examples() -> None:
         assert dgl(command, "--help")[0] == 0
     for command in ("localize", "layers", "evaluate", "results", "compare", "study", "train"):
         assert f" {command}" in dgl(command, "--help")[1].split("Examples:")[1]
+
+
+def examples() -> list[str]:
+    """Every line of a page's code, and of a command's own examples, that begins with ``dgl``."""
+    root = Path(__file__).parents[1]
+    pages = [
+        *root.glob("*.md"),
+        *root.glob("docs/*.md"),
+        *root.glob("notebooks/**/*.md"),
+        *root.glob("dgl_lib/**/*.md"),
+    ]
+    code = [
+        block
+        for page in pages
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    ]
+    groups = [cli.commands, *cli.commands.commands.values(), *cli.data_sets.commands.values()]
+    lines = "\n".join([*code, *(group.epilog or "" for group in groups)]).splitlines()
+    return sorted({line.split("#")[0].strip() for line in lines if line.strip().startswith("dgl ")})
+
+
+def test_there_are_examples() -> None:
+    used = {line.split()[1] for line in examples()}
+    assert used >= {"localize", "layers", "evaluate", "train", "study", "results", "compare", "data"}
+
+
+@pytest.mark.parametrize("line", examples())
+def test_examples_are_commands(line: str) -> None:
+    """Each is parsed, with its arguments and options, and not run."""
+    command, arguments = cli.commands, shlex.split(line)[1:]
+    while isinstance(command, click.Group):
+        command, *arguments = command.commands[arguments[0]], *arguments[1:]
+    command.make_context(line, arguments)
 
 
 # The study
@@ -182,6 +223,32 @@ def test_results_in_every_format(results: Path) -> None:
     assert json.loads(shown("--json")) == expected == json.loads(shown("--format", "json"))
     assert "| dgl | 1 | 50.12 |" in shown("mine", "--table", "scores")
     assert "| 400 |" in shown("mine", "--table", "05_page/effects") == shown("mine", "--table", "effects")
+
+
+def test_results_on_one_page(results: Path, tmp_path: Path) -> None:
+    """The claims, then the notebooks in their order, with their figures and with no need of any other file."""
+    cell, out = nbformat.v4, tmp_path / "page" / "mine.html"
+    stream = io.BytesIO()
+    Image.new("RGB", (3, 2), "red").save(stream, "PNG")
+    figure = cell.new_output("display_data", {"image/png": base64.b64encode(stream.getvalue()).decode()})
+    (results / "drawn.png").write_bytes(stream.getvalue())
+    for name in ("02_second", "01_first"):
+        cells = [cell.new_markdown_cell(f"# The title of {name}\n\n![drawn](drawn.png)", id="m00")]
+        cells.append(cell.new_code_cell("1 + 1", id="c01", execution_count=1, outputs=[figure]))
+        nbformat.write(cell.new_notebook(cells=cells), results / f"{name}.ipynb")
+    assert dgl("results", "mine", "--html", str(out)) == (0, f"done: {out}\n", "")
+    html = out.read_text()
+    places = [html.index(f"The title of {name}") for name in ("01_first", "02_second")]
+    assert html.index("C5 &amp; more_") < places[0] < places[1]
+    assert html.count(figure["data"]["image/png"]) == 4  # an output and a picture of the text, in each of the notebooks
+    assert not [to for to in re.findall(r'(?:src|href)="([^"]*)"', html) if not re.match("https?:|data:|#", to)]
+    before = out.read_bytes()
+    status, _, err = dgl("results", "mine", str(results), "--html", str(out))
+    assert status == 2 and err == f"error: --html given for mine, {results}; one PROFILE allowed\n"
+    (results / "01_first.ipynb").write_text("{")
+    status, _, err = dgl("results", "mine", "--html", str(out))
+    assert status == 2 and "01_first.ipynb: not a readable notebook (" in err and err.count("\n") == 1
+    assert out.read_bytes() == before
 
 
 def test_results_that_are_not_there(results: Path) -> None:
@@ -378,6 +445,59 @@ def mine(tmp_path: Path, checkpoint: Path) -> tuple[Path, tuple[str, ...]]:
     return root, ("evaluate", "folder", "--root", str(root), "--checkpoint", str(checkpoint), *how)
 
 
+def test_a_folder_of_photographs_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Train, localize, evaluate and check with nothing but its path, at a tiny width and size."""
+    root, project = sets.folder(tmp_path / "my photographs", count=6), tmp_path / "project"
+    sets.write(project / "notebooks/01_train.ipynb", "")  # not run
+    monkeypatch.setattr(paths, "project_root", lambda: project)
+    monkeypatch.setenv("DGL_DATA", str(tmp_path))  # which the argument goes before
+    steps.load.cache_clear()
+    tiny = [f"--set={setting}" for setting in ("width=0.0625", "weights=", "resize=40", "crop=32", "epochs=2")]
+    status, out, err = dgl("train", str(root), *tiny, "--quiet")
+    assert status == 0 and "8 training images: the pets' recipe, batch_size=2 epochs=30; --set changes it\n" in err
+    checkpoint = Path(out.removeprefix("done: ").strip())
+    facts = load_checkpoint(checkpoint).facts
+    assert checkpoint.parent.name.startswith("folder-") and checkpoint.is_relative_to(project)
+    assert (facts["batch_size"], facts["epochs"], facts["learning_rate"]) == (2, 2, 0.0005)  # --set wins; the pets'
+    assert facts["data_sha256"]["train"] == data.load("folder", "train", root=root).digest
+
+    used = ("--checkpoint", str(checkpoint), "--device", "cpu")
+    status, out, _ = dgl("localize", str(root / "images"), *used, "--out", str(tmp_path / "found"), "--json")
+    assert status == 0 and {one["name"] for one in json.loads(out)["categories"]} == {"cup", "spoon"}
+    status, _, err = dgl("evaluate", f"{root}/", *used, "--methods", "dgl", "--out", str(tmp_path / "scored"))
+    assert status == 0, err
+    assert json.loads((tmp_path / "scored/manifest.json").read_text())["data"] == "folder"  # no path of a machine
+    status, out, _ = dgl("data", "check", str(root))
+    assert status == 0 and "complete: folder train: 8 images of 2 classes" in out
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "epochs"), [(1, 2, 120), (6, 2, 40), (12, 2, 20), (100, 12, 15), (588, 16, 4), (9999, 16, 4)]
+)
+def test_batches_and_passes_fit_the_number_of_photographs(count: int, batch: int, epochs: int) -> None:
+    assert for_images(count) == (f"batch_size={batch}", f"epochs={epochs}")
+    steps = epochs * len(batches(count, batch, 0, 0))
+    assert steps >= 120 and read_profile("pets", for_images(588)) == read_profile("pets")  # whose own they are
+
+
+def test_a_folder_does_not_hide_a_name(
+    monkeypatch: pytest.MonkeyPatch, runner: SimpleNamespace, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DGL_DATA", "elsewhere")
+    for name in ("pets", "quick", "mine"):
+        sets.folder(tmp_path / name)
+    for name in ("pets", "quick", "./pets", "mine"):
+        assert dgl("study", name)[0] == 0
+    asked = [(one["profile"][:2], one["name"]) for one in runner.asked]
+    assert asked == [(("pets",), "pets"), (("quick",), "quick"), *[(("pets", "data=folder"), "folder")] * 2]
+    assert runner.asked[3]["command"] == "dgl study pets --set data=folder --set batch_size=2 --set epochs=40"
+    (tmp_path / "empty").mkdir()
+    status, _, err = dgl("train", "empty")
+    assert (status, err) == (2, "error: empty/images: no folder in it; images/CLASS/FILE.jpg expected\n")
+    assert data.as_folder("mine", "root") == ("mine", "root") and data.as_folder("nowhere") == ("nowhere", None)
+
+
 @pytest.mark.parametrize("where", [".", "images/cup", "..", "link"])
 def test_an_output_folder_that_is_holds_or_lies_in_the_datas_is_refused(mine, where: str, monkeypatch) -> None:
     root, command = mine
@@ -427,6 +547,21 @@ def test_photographs_that_change_in_place_get_new_maps(mine, tmp_path: Path) -> 
     assert len(list((tmp_path / "out/.parts").glob("maps-*"))) == 2  # of validation and of test images
     assert dgl(*command, "--out", str(tmp_path / "out"))[0] == 0
     assert len(list((tmp_path / "out/.parts").glob("maps-*"))) == 4
+
+
+def test_two_classes_may_be_one_logits(mine, tmp_path: Path) -> None:
+    """Of a network with one logit, 0 is the first class and 1 the second, if its head is a sigmoid."""
+    torch.manual_seed(0)
+    torch.save(torchvision.models.squeezenet1_1(num_classes=1).state_dict(), tmp_path / "one.pth")
+    command = ["evaluate", "folder", "--root", str(mine[0]), "--model", "squeezenet1_1", "--out", str(tmp_path / "out")]
+    command += ["--weights", str(tmp_path / "one.pth"), "--layers", "features.7", "--methods", "dgl", "--size", "64"]
+    status, _, err = dgl(*command)
+    assert (status, err) == (2, "error: head: 'softmax' given for a network with one logit, 'sigmoid' needed\n")
+    status, _, err = dgl(*command, "--head", "sigmoid", "--json")
+    assert status == 0, err
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["head"] == "sigmoid"
+    facts = [json.loads(file.read_text()) for file in tmp_path.glob("out/.parts/maps-*/facts.json")]
+    assert [one["head"] for one in facts] == ["sigmoid"] * 2  # so that no map of another head is taken for it
 
 
 class NoMasks(Creatures):

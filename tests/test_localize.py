@@ -275,6 +275,95 @@ def test_the_autograd_map_in_float32_is_that_of_float64(margin: float) -> None:
     torch.testing.assert_close(n(G_J).double(), n(exact), rtol=1e-4, atol=1e-5)
 
 
+# ------------------------------------------------------------------------------------------------- sigmoid heads
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 10.0])
+def test_a_sigmoids_label_stands_alone(alpha: float) -> None:
+    """dJ/dl is sigmoid(l_c) - alpha on label c by the released rule, along sigmoid(l_c) - 1 by autograd; else 0."""
+    logits, c = 3 * draw(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    y, leaf = nn.functional.one_hot(c, 4), logits.clone().requires_grad_()
+    for rule, expected in (("released", y * (logits.sigmoid() - alpha)), ("autograd", -y.double())):
+        J = module._loss(leaf, c, alpha, rule, "sigmoid")
+        torch.testing.assert_close(torch.autograd.grad(J.sum(), leaf)[0], expected)
+    # With alpha 1 the released loss is torch's binary cross-entropy for "label c is there".
+    l_c = logits.gather(1, c[:, None])[:, 0]
+    bce = nn.functional.binary_cross_entropy_with_logits(l_c, torch.ones(6, dtype=DOUBLE), reduction="none")
+    torch.testing.assert_close(module._loss(logits, c, 1.0, "released", "sigmoid"), bce)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_sigmoids_gradients_are_finite_differences(layer: str, rule: str) -> None:
+    model, alpha, step = deep().eval(), 2.0, 1e-7  # no ReLU switches within it
+    S, G_c, G_J = gradients(model, IMAGES, CLASSES, [layer], alpha=alpha, rule=rule, head="sigmoid")[layer]
+    rest = model[list(dict(model.named_children())).index(layer) + 1 :]
+    way = draw(*S.shape, seed=8)
+
+    def label(t: float) -> Tensor:
+        with torch.no_grad():
+            return rest(S + t * way).gather(1, CLASSES[:, None])[:, 0]
+
+    change = (label(step) - label(-step)) / (2 * step)
+    torch.testing.assert_close((G_c * way).sum((1, 2, 3)), change, rtol=1e-6, atol=1e-8)
+    slope = label(0).sigmoid() - alpha if rule == "released" else -1
+    torch.testing.assert_close((G_J * way).sum((1, 2, 3)), slope * change, rtol=1e-6, atol=1e-8)
+
+
+def with_one_logit(bias: float = 0.0) -> tuple[nn.Sequential, nn.Sequential]:
+    """The same network with one logit z, and with the two logits -z/2 and z/2, whose softmax is z's sigmoid."""
+    one, two = deep(bias, classes=1), deep(classes=2)
+    two.load_state_dict(one.state_dict() | {f"fc.{k}": torch.cat([-v, v]) / 2 for k, v in one.fc.state_dict().items()})
+    return one, two
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("bias", [0.0, -3.0, 30.0])
+@pytest.mark.parametrize("c", [0, 1])
+def test_one_logit_is_a_softmax_of_two_halves(c: int, bias: float, rule: str) -> None:
+    """p_c is the same, and dJ/dz too up to a positive factor, as long as alpha > 1: so are all maps after min-max."""
+    one, two = with_one_logit(bias)
+    methods = [name for name in METHODS if name not in ("cam", "grad_cam_pp")]  # which depends on G_c's own size
+    z = localize(one, IMAGES, [c] * 3, LAYERS, methods, rule=rule, head="sigmoid")
+    halves = localize(two, IMAGES, [c] * 3, LAYERS, methods, rule=rule)
+    torch.testing.assert_close(z.logits.sigmoid(), halves.logits.softmax(1))
+    for method, layer in itertools.product(methods, LAYERS):
+        expected = minmax(halves.maps[method][layer])
+        torch.testing.assert_close(minmax(z.maps[method][layer]), expected, rtol=0, atol=1e-9)
+    S, G_c, G_J = gradients(one, IMAGES, [c] * 3, ["conv1"], rule=rule, head="sigmoid")["conv1"]
+    torch.testing.assert_close(n(G_J), -n(G_c))  # so that DGL is G_c (n(S) + n(G_c)), SGL-G1 up to a factor
+    torch.testing.assert_close(minmax(module.dgl(S, G_c, G_J)), minmax(module.sgl_g1(S, G_c)), rtol=0, atol=1e-9)
+
+
+def test_one_logits_classes_are_no_and_yes() -> None:
+    one, _ = with_one_logit()
+    with torch.no_grad():
+        z = one.eval()(IMAGES)
+    out = gradients(one, IMAGES, None, ["relu2"], head="sigmoid", needs=["G_c", "w_c"])
+    torch.testing.assert_close(out.logits, torch.cat([-z, z], 1))
+    assert torch.equal(out.classes, (z[:, 0] > 0).long())
+    no, yes = (gradients(one, IMAGES, [c] * 3, ["relu2"], head="sigmoid", needs=["G_c", "w_c"]) for c in (0, 1))
+    assert torch.equal(no["relu2"].G_c, -yes["relu2"].G_c) and yes["relu2"].G_c.any()
+    assert torch.equal(yes.heads["relu2"], one.fc.weight.detach().expand(3, -1))
+    assert torch.equal(no.heads["relu2"], -yes.heads["relu2"])
+    maps = localize(one, IMAGES, [0, 1, 1], ["relu2"], ["cam", "dgl"], head="sigmoid").maps
+    torch.testing.assert_close(minmax(maps["cam"]["relu2"]), minmax(maps["dgl"]["relu2"]))
+    with pytest.raises(UserError, match="head: 'softmax' given for a network with one logit, 'sigmoid' needed"):
+        dual_gradients(one, IMAGES, [0, 0, 0], ["conv1"])
+
+
+def test_another_label_does_not_count_for_a_sigmoid() -> None:
+    """By the softmax each logit moves every map; by the sigmoid only the label's own does."""
+    model, other = deep(), deep()
+    with torch.no_grad():
+        other.fc.weight[1] += 1.0
+    for head, same in (("sigmoid", True), ("softmax", False)):
+        maps = [
+            dual_gradients(net, IMAGES, [0, 2, 0], ["conv1"], alpha=2.0, head=head)["conv1"] for net in (model, other)
+        ]
+        assert torch.allclose(*maps, rtol=1e-9, atol=0) == same
+
+
 def test_alpha_is_ten_and_the_rule_the_released_one_unless_said_otherwise() -> None:
     model, given = deep(), {"alpha": 10.0, "rule": "released"}
     for call in (gradients, dual_gradients):
@@ -566,6 +655,7 @@ def test_what_comes_back() -> None:
     ("change", "message"),
     [
         ({"rule": "relased"}, "rule: 'relased' given, one of released, autograd allowed"),
+        ({"head": "sigmoids"}, "head: 'sigmoids' given, one of softmax, sigmoid allowed"),
         ({"alpha": 0.0}, "alpha: 0.0 given"),
         ({"alpha": float("nan")}, "alpha: nan given"),
         ({"alpha": 1e39}, r"alpha: 1e\+39 given, a number in \(0, 1e6\] allowed"),

@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from dgl_lib.app import cli, networks, predict
 from dgl_lib.app.networks import open_network
 from dgl_lib.app.predict import How, find_photographs, regions
 from dgl_lib.data.creatures import Creatures
+from dgl_lib.data.images import read_image
 from dgl_lib.errors import UserError
 from dgl_lib.files import exclusive
 from dgl_lib.localize import localize
@@ -397,6 +400,28 @@ def test_torchvision_by_name(tmp_path: Path) -> None:
     assert found.map.shape == (160, 160) and found.regions
 
 
+@pytest.mark.parametrize(("labels", "asked", "index"), [(1, "1", 1), (1, "0", 0), (3, "2", 2)])
+def test_a_sigmoid_head(photographs: Path, tmp_path: Path, labels: int, asked: str, index: int) -> None:
+    """Each label has a probability of its own. One logit has the classes 0 (no) and 1 (yes), and needs the option."""
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18(num_classes=labels).state_dict()
+    torch.save(state, tmp_path / "mine.pth")
+    common = ["localize", str(photographs / "a.png"), "--model", "resnet18", "--weights", str(tmp_path / "mine.pth")]
+    common += ["--layer", "layer3", "--scales", "0.3", "--out", str(tmp_path / "out"), "--json", "--class", asked]
+    status, text, err = dgl(*common, "--head", "sigmoid")
+    assert status == 0, err
+    network = open_network(model="resnet18", weights=str(tmp_path / "mine.pth"))
+    with torch.no_grad():
+        l = network.model(preprocess(network.model, [read_image(photographs / "a.png")], 67))[0]
+    p = torch.cat([-l, l]).sigmoid() if labels == 1 else l.sigmoid()
+    document = json.loads(text)
+    assert document["images"][0]["probability"] == pytest.approx(float(p[index]), rel=1e-5)
+    assert document["info"]["head"] == "sigmoid" and len(document["categories"]) == max(2, labels)
+    status, _, err = dgl(*common)
+    said = "error: head: 'softmax' given for a network with one logit, 'sigmoid' needed\n"
+    assert (status, err) == ((2, said) if labels == 1 else (0, ""))
+
+
 def test_layers_of_a_network_that_is_not_ours() -> None:
     model = torchvision.models.resnet18(num_classes=2)
     rows = networks.layers(networks.Network(model, "r", ("0", "1"), 64), 64, "cpu")
@@ -499,6 +524,89 @@ def test_without_a_name_the_network_is_imagenets(
     document = json.loads((tmp_path / "out" / "boxes.json").read_text())
     assert status == 0 and document["info"]["network"] == "torchvision resnet50 IMAGENET1K_V2"
     assert document["categories"][0] == {"id": 0, "name": "tench"} and len(document["images"]) == 1
+
+
+# timm's networks, where it is installed
+
+
+def test_timm_by_name(photographs: Path, tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("test_resnet", num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "mine.pth")
+    network = open_network(model="timm:test_resnet", weights=str(tmp_path / "mine.pth"))
+    assert (network.name, network.classes, network.size) == ("timm test_resnet mine.pth", ("0", "1", "2"), 160)
+    assert network.model.mean == network.model.std == (0.5, 0.5, 0.5)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in network.model.state_dict().items())
+    photograph, out = str(photographs / "a.png"), tmp_path / "out"
+    common = ("localize", photograph, "--model", "timm:test_resnet", "--out", str(out))
+    status, text, _ = dgl(*common, "--weights", str(tmp_path / "mine.pth"), "--layer", "layer3", "--json")
+    assert status == 0 and json.loads(text)["info"]["network"] == network.name and (out / "a.map.png").is_file()
+    status, text, _ = dgl("layers", "--model", "timm:test_resnet", "--weights", "none")
+    assert status == 0 and text.startswith("timm test_resnet none: 1000 classes, input 160 px")
+
+
+def test_timms_own_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Asked for once, by its own download. With 1000 classes they are ImageNet's. What fails on the way is one line."""
+    timm = pytest.importorskip("timm")
+    make, asked = timm.create_model, []
+
+    def create_model(name: str, pretrained: bool = False, **options: object) -> nn.Module:
+        asked.append((name, pretrained))
+        if len(asked) == 1:
+            raise OSError("no\nnetwork")
+        return make(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    status, _, err = dgl("layers", "--model", "timm:test_resnet.r160_in1k")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "those of timm:test_resnet.r160_in1k cannot be downloaded (no network); allowed too: a file of them" in err
+    network = open_network(model="timm:test_resnet.r160_in1k")
+    assert asked == [("test_resnet.r160_in1k", True)] * 2
+    assert network.classes[:2] == ("tench", "goldfish") and not network.model.training
+    torch.save(network.model.state_dict(), tmp_path / "whole.pth")
+    assert open_network(model="timm:test_resnet", weights=str(tmp_path / "whole.pth")).classes == network.classes
+    assert open_network(model="timm:test_resnet", weights="none").classes[:2] == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "said"),
+    [
+        ("resnet5", "none", "model: 'resnet5' given, a timm classifier allowed, such as resnet50"),
+        ("resnet50.a7_in1k", "none", "model: 'resnet50.a7_in1k' given, a timm classifier allowed, such as resnet50."),
+        ("hf-hub:a/b", "DEFAULT", "model: 'hf-hub:a/b' given, a timm classifier allowed"),
+        ("resnet18", "V1", "weights: 'V1' given, DEFAULT, none or the path of a file allowed for timm:resnet18"),
+        ("eva02_tiny_patch14_224", "none", "which gives features; one that gives logits allowed"),
+    ],
+)
+def test_what_is_no_network_of_timm(name: str, weights: str, said: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(UserError) as told:
+        open_network(model=f"timm:{name}", weights=weights)
+    assert said in str(told.value) and "\n" not in str(told.value)
+
+
+def test_without_timm_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    status, text, err = dgl("layers", "--model", "timm:resnet18", "--weights", "none")
+    said = "error: model: 'timm:resnet18' given, but timm is not installed; `pip install timm` first\n"
+    assert (status, text, err) == (2, "", said)
+
+
+def test_the_page_with_a_map_over_a_photograph_runs(
+    monkeypatch: pytest.MonkeyPatch, root: Path, tmp_path: Path
+) -> None:
+    """With a drawn picture for the cat, and random weights for those that would be downloaded."""
+    image = np.asarray(Image.fromarray(Creatures("test", 1).image(0)).resize((451, 300)))
+    monkeypatch.setitem(sys.modules, "skimage", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "skimage.data", SimpleNamespace(chelsea=lambda: image))
+    state = torchvision.models.resnet50().state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", (root / "docs" / "photograph.md").read_text(), re.S)
+    told: dict = {}
+    exec(code, told)
+    assert told["m"].shape == (14, 14) and told["found"].map.shape == (300, 451)
+    assert told["network"].classes[told["cat"]] == "tabby" and Image.open("chelsea.png").size == (1000, 300)
 
 
 @pytest.mark.parametrize("size", [0, 31, 4097, 30000, 10**9, -1])

@@ -37,15 +37,16 @@ def evaluate(
     skip_unreadable: bool = False,
     alpha: float = 10.0,
     rule: str = "released",
+    head: str = "softmax",
     device: str = "auto",
     progress: bool = False,
 ) -> dict[str, pd.DataFrame]:
     """Localize every image's own class, choose thresholds on "val" and report on ``split``, which is "val" or "test".
 
-    ``data`` and ``root`` are as for ``data.load``, ``alpha`` and ``rule`` as for ``localize.localize``. No ``layers``
-    means the default one and the last, no ``methods`` all that exist there. ``size`` is the input's side in pixels, 0
-    for the network's own. ``limit`` keeps the first so many images of each class, 0 all. ``skip_unreadable`` leaves out
-    images that cannot be read, with a warning that counts them.
+    ``data`` and ``root`` are as for ``data.load``, ``alpha``, ``rule`` and ``head`` as for ``localize.localize``. No
+    ``layers`` means the default one and the last, no ``methods`` all that exist there. ``size`` is the input's side in
+    pixels, 0 for the network's own. ``limit`` keeps the first so many images of each class, 0 all. ``skip_unreadable``
+    leaves out images that cannot be read, with a warning that counts them.
 
     Returns tables by name: ``accuracy``, and with masks ``scores`` (``evaluate.report``) or with boxes only ``boxes``
     (``box_table``). They are written to ``out``, with a manifest and, for masks, the scores image by image. Raw maps
@@ -53,8 +54,6 @@ def evaluate(
     UserError: before long work, for whatever is unknown, missing, or does not fit the network."""
     if split not in ("val", "test"):
         raise UserError(f"split: {split!r} given, test or val allowed")
-    if size and size < 32:
-        raise UserError(f"size: {size} px given, at least 32 needed")
     network.model.to(pick_device(device))
     size = size or network.size
     if not layers:
@@ -66,7 +65,7 @@ def evaluate(
     methods = methods or [name for name in METHODS if cam or name != "cam"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that CAM exists on some of the layers only
-        localize(network.model, image, None, layers, methods, alpha=alpha, rule=rule)
+        localize(network.model, image, None, layers, methods, alpha=alpha, rule=rule, head=head)
 
     listed = {s: library.load(data, s, root=root, per_class=limit) for s in ("val", split)}
     need_apart(out, listed["val"].root)
@@ -77,7 +76,7 @@ def evaluate(
         if not with_mask:
             parts = {s: _with_boxes(part) for s, part in parts.items()}
         how: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "size": size}
-        how |= {"alpha": alpha, "rule": rule}
+        how |= {"alpha": alpha, "rule": rule, "head": head}
         kept: dict[str, Any] = {"folder": out / ".parts", "progress": progress}
         maps = {s: raw_maps(network.model, part, device=device, **how, **kept) for s, part in parts.items()}
         tables = {"accuracy": accuracy(parts[split], maps[split])}

@@ -32,7 +32,8 @@ def _examples(*lines: str) -> str:
 def commands() -> None:
     """Dual-Gradients Localization: a study that trains a classifier from image labels and asks it where the object is.
 
-    A PROFILE names data and parameters: quick, creatures, pets, cub, ilsvrc, lid, openimages or voc.
+    A PROFILE names data and parameters: quick, creatures, pets, cub, ilsvrc, lid, openimages or voc. Or it is a folder
+    of your own photographs, in images/CLASS/FILE.jpg.
 
     \b
     Environment:
@@ -49,6 +50,7 @@ def commands() -> None:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet = click.option("--quiet", is_flag=True, help="Draw no progress bars.")
+head = click.option("--head", default="softmax", type=click.Choice(["softmax", "sigmoid"]), help="How logits are read.")
 skip_unreadable = click.option("--skip-unreadable", is_flag=True, help="Leave out and count images that are broken.")
 
 
@@ -56,7 +58,7 @@ def on_a_network(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that name a network. The command gets ``network``, opened, and ``device``."""
 
     @click.option("--checkpoint", metavar="PATH", help="A classifier of yours, or creatures: one of drawn animals.")
-    @click.option("--model", metavar="NAME", help="A torchvision classifier. Default: resnet50 (evaluate: creatures).")
+    @click.option("--model", metavar="NAME", help="torchvision's or timm:NAME. Default: resnet50; evaluate: creatures.")
     @click.option("--weights", default="DEFAULT", metavar="NAME|PATH|none", help="Of --model: by name or from a file.")
     @click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.")
     @wraps(command)
@@ -89,6 +91,7 @@ def print_json(document: object) -> None:
 @on_a_network
 @click.option("--layer", metavar="NAME", help="See `dgl layers`. Default: Mixed_6e, conv5_3, layer3.5 or the last one.")
 @click.option("--method", default="dgl", help="dgl, cam, grad_cam, layer_cam, pixel_selection, ...")
+@head
 @click.option("--class", "label", metavar="NAME|INDEX", help="The class to look for. Default: the predicted one.")
 @click.option("--scales", default="1", callback=partial(listed, float), help="Input sides, 1 for the network's own.")
 @click.option("--close", default=0.0, help="Closing kernel as a fraction of the longer side, such as 0.06.")
@@ -150,6 +153,7 @@ def layers(network: "Network", device: str, size: int | None, as_json: bool) -> 
 @click.option("--split", default="test", type=click.Choice(["test", "val"]), help="The images that are scored.")
 @click.option("--layers", metavar="A,B", callback=partial(listed, str), help="Default: the usual one and the last.")
 @click.option("--methods", metavar="A,B", callback=partial(listed, str), help="Default: all of them.")
+@head
 @click.option("--size", default=0, help="Side of the input in pixels, 0 for the network's own.")
 @click.option("--limit", default=0, help="Only the first so many images of each class, 0 for all.")
 @skip_unreadable
@@ -158,11 +162,13 @@ def layers(network: "Network", device: str, size: int | None, as_json: bool) -> 
 def evaluate(network: "Network", data: str, out: Path, as_json: bool, **what: Any) -> None:
     """Score a classifier's maps on DATA, with thresholds from the validation split.
 
-    DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid or folder. OUT gets accuracy.csv. With masks it
-    gets scores.csv and images.csv (pixel scores of the set and of each image), with boxes only boxes.csv. `dgl results
-    OUT` prints them again. All images are read first, so that a broken one is reported before any work."""
+    DATA is creatures, pets, voc, cub, cub_wsol, ilsvrc, openimages, lid or a folder. OUT gets accuracy.csv. With masks
+    it gets scores.csv and images.csv (pixel scores of the set and of each image), with boxes only boxes.csv. `dgl
+    results OUT` prints them again. All images are read first, so that a broken one is reported before any work."""
     from dgl_lib.app import assess, export
+    from dgl_lib.data import as_folder
 
+    data, what["root"] = as_folder(data, what["root"])
     tables = assess.evaluate(network, data, out, progress=sys.stderr.isatty(), **what)
     if as_json:
         print_json({name: export.records(table) for name, table in tables.items()})
@@ -176,16 +182,16 @@ def data_sets() -> None:
     """Look at data sets."""
 
 
-@data_sets.command(epilog=_examples("dgl data check creatures", "dgl data check folder --root mine --decode"))
+@data_sets.command(epilog=_examples("dgl data check creatures", "dgl data check photographs --decode"))
 @click.argument("name")
 @click.option("--root", metavar="FOLDER", help="Folder of the files. Default: $DGL_DATA.")
 @click.option("--decode", is_flag=True, help="Decode every file too, which takes hours on large sets.")
 @as_json
 def check(name: str, root: str | None, decode: bool, as_json: bool) -> None:
-    """Say what of the data set NAME is complete, and what is missing or wrong. If anything is, the status is 1."""
+    """Say what of the data set or folder NAME is complete, and what is missing or wrong (then the status is 1)."""
     from dgl_lib import data
 
-    complete, problems = data.check(name, root, decode=decode)
+    complete, problems = data.check(*data.as_folder(name, root), decode=decode)
     if as_json:
         print_json({"complete": complete, "problems": problems})
     else:
@@ -220,11 +226,11 @@ def study(only: tuple[str, ...], every: bool, sweep: tuple[str, ...], **options:
     _run("study", notebooks=runner.ALL if every else only or runner.FIRST, grid=sweep, **options)
 
 
-@commands.command(epilog=_examples("dgl train creatures", "dgl train pets --set epochs=8"))
+@commands.command(epilog=_examples("dgl train creatures", "dgl train pets --set epochs=8", "dgl train photographs"))
 @on_a_profile
 @click.option("--half", type=PATH, help="Also write it here in half precision, to give away.")
 def train(half: Path | None, **options: Any) -> None:
-    """Only train PROFILE's classifier, and print where its checkpoint is."""
+    """Only train PROFILE's classifier, and print where its checkpoint is. A folder's is trained as that of the pets."""
     from dgl_lib.models import load_checkpoint, save_checkpoint
 
     checkpoint = _run("train", until="train", **options)
@@ -244,21 +250,29 @@ def _run(
     **to: Any,
 ) -> Path:
     from dgl_lib import several
+    from dgl_lib.data import as_folder, load
     from dgl_lib.study import runner
-    from dgl_lib.study.profile import read_profile
+    from dgl_lib.study.profile import PROFILES, for_images, read_profile
     from dgl_lib.study.sweep import read_grid, sweep
 
     if nproc > 1 and several.WORLD == 1:  # the same command again, in every process; on a failure all of them end
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m", "dgl_lib"]
         raise click.exceptions.Exit(subprocess.call([sys.executable, *start, *sys.argv[1:]]))
     settings += ("skip_unreadable=true",) * skip_unreadable
+    name, (data, root) = profile, as_folder(profile)
+    if root and profile not in [path.stem for path in PROFILES.iterdir()]:
+        os.environ["DGL_DATA"], name, profile = str(root), data, "pets"
+        fitted = for_images(count := len(load(data, "train", root=root)))
+        settings = (f"data={data}", *fitted, *settings)
+        if several.RANK == 0:
+            click.echo(f"{count} training images: the pets' recipe, {' '.join(fitted)}; --set changes it", err=True)
     how: dict[str, Any] = {"progress": not quiet and several.RANK == 0, **to}
     if grid:
         del how["out"], how["until"]
         made = sweep(profile, read_grid(grid), settings, **how)
     else:
         typed = " ".join(["dgl", command, profile, *(f"--set {setting}" for setting in settings)])
-        made = runner.run(read_profile(profile, settings), name=profile, command=typed, **how)
+        made = runner.run(read_profile(profile, settings), name=name, command=typed, **how)
     if several.RANK == 0:
         click.echo(f"done: {made}")
     return made
@@ -291,17 +305,23 @@ def readme(check: bool) -> None:
     update_readme(check=check)
 
 
-@commands.command(epilog=_examples("dgl results", "dgl results creatures --table 03_scores --format latex"))
+@commands.command(epilog=_examples("dgl results", "dgl results creatures --html creatures.html"))
 @click.argument("profiles", nargs=-1)
 @click.option("--table", help="claims, 03_scores, ... An unknown name lists them. Default: claims.")
 @click.option("--format", "form", default="markdown", type=click.Choice(["markdown", "latex", "csv", "json"]))
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
-def results(profiles: tuple[str, ...], table: str | None, form: str) -> None:
+@click.option("--html", type=PATH, help="Write one PROFILE's page here instead, with its notebooks.")
+def results(profiles: tuple[str, ...], table: str | None, form: str, html: Path | None) -> None:
     """Print a table of results/PROFILE, or of a folder that `dgl evaluate` wrote (by default scores or boxes). Without
     a PROFILE, print it for all profiles that have claims."""
     from dgl_lib.app import export
 
-    click.echo(export.render({name: export.read(name, table) for name in profiles or export.profiles()}, form))
+    tables = {name: export.read(name, table) for name in profiles or export.profiles()}
+    if html:
+        if len(tables) != 1:
+            raise UserError(f"--html given for {', '.join(tables) or 'no profile'}; one PROFILE allowed")
+        export.page(*tables.popitem(), html)
+    click.echo(f"done: {html}" if html else export.render(tables, form))
 
 
 @commands.command(epilog=_examples("dgl compare results/creatures results/mine"))

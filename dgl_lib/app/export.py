@@ -1,17 +1,21 @@
-"""Tables of ``results/`` and of `dgl evaluate`: printed for reading and for papers, and compared number by number."""
+"""Tables of ``results/`` and of `dgl evaluate`: printed for reading and for papers, compared number by number, and with
+the notebooks on one page."""
 
 import csv
 import io
 import json
+import logging
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 
 from dgl_lib.errors import UserError
+from dgl_lib.files import write_text
 from dgl_lib.given import need_one_of
 from dgl_lib.study import paths
 
@@ -21,17 +25,21 @@ def profiles() -> list[str]:
     return sorted(path.parent.name for path in (paths.project_root() / "results").glob("[!.]*/claims.csv"))
 
 
+def _tables(profile: str) -> tuple[Path, list[Path]]:
+    """The folder that ``profile`` names, and its tables. UserError: there is none."""
+    own = paths.project_root() / "results" / (".quick" if profile == "quick" else profile)
+    for folder in (own, Path(profile)):
+        if files := sorted(folder.glob("*.csv")) + sorted(folder.glob("*/*.csv")):
+            return folder, files
+    there = ", ".join(profiles()) or "none"
+    raise UserError(f"results: {profile!r} given, a folder with tables or one of these profiles allowed: {there}")
+
+
 def read(profile: str, name: str | None = None) -> pd.DataFrame:
     """A table of a profile, or of a folder that `dgl evaluate` wrote. Its name may lack the folder and the notebook's
     number (``scores`` for ``03_scores``). Without a name it is claims, scores or boxes. UserError: no table has that
     name, or several have."""
-    own = paths.project_root() / "results" / (".quick" if profile == "quick" else profile)
-    for folder in (own, Path(profile)):
-        if files := sorted(folder.glob("*.csv")) + sorted(folder.glob("*/*.csv")):
-            break
-    else:
-        there = ", ".join(profiles()) or "none"
-        raise UserError(f"results: {profile!r} given, a folder with tables or one of these profiles allowed: {there}")
+    folder, files = _tables(profile)
     tables = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
     name = name or next((default for default in ("claims", "scores", "boxes") if default in tables), "claims")
     short = re.compile(rf"(.*/)?(\d+_)?{re.escape(name)}")
@@ -58,6 +66,26 @@ def render(tables: Mapping[str, pd.DataFrame], form: str) -> str:
     if form == "csv":
         return both.to_csv(index=False, lineterminator="\n").rstrip("\n")
     return json.dumps(records(both), indent=1, ensure_ascii=False)
+
+
+def page(profile: str, table: pd.DataFrame, out: Path) -> None:
+    """Write a web page that needs no other file: a profile's ``table``, and its executed notebooks with their figures.
+
+    Only the formulas' script comes from the net. UserError: as for ``read``, or a notebook cannot be read."""
+    from nbconvert import HTMLExporter  # most of a second
+
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # it warns that figures have no alternative text
+    folder, cells = _tables(profile)[0], [nbformat.v4.new_markdown_cell(f"# {profile}\n\n{_markdown(table)}")]
+    for notebook in sorted(folder.glob("*.ipynb")):
+        try:
+            cells += nbformat.read(notebook, as_version=4).cells
+        except (ValueError, nbformat.ValidationError) as error:
+            raise UserError(f"{notebook}: not a readable notebook ({' '.join(str(error).split())[:80]})") from None
+    for i, cell in enumerate(cells):
+        cell["id"] = f"cell-{i}"  # notebooks share some
+    where = {"metadata": {"name": profile, "path": folder}}
+    html, _ = HTMLExporter(embed_images=True).from_notebook_node(nbformat.v4.new_notebook(cells=cells), where)
+    write_text(out, html)
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -1,13 +1,14 @@
-"""A checkpoint of this project or any of torchvision's classifiers, opened with its classes and preprocessing."""
+"""A checkpoint of this project, or any classifier of torchvision or timm, with its classes and preprocessing."""
 
 import difflib
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Network:
     """A classifier in eval mode, and what is needed to use it."""
 
     model: nn.Module  # ``models.preprocess`` normalises with its ``mean`` and ``std``
-    name: str  # the checkpoint's file, or torchvision's name of the network and its weights
+    name: str  # the checkpoint's file, or torchvision's or timm's name of the network and its weights
     classes: tuple[str, ...]  # their names, or their numbers where no name is known
     size: int  # side in pixels of the input that the weights were trained for
 
@@ -45,18 +46,21 @@ class Network:
 
 
 def open_network(checkpoint: str | Path | None = None, model: str | None = None, weights: str = "DEFAULT") -> Network:
-    """Open a checkpoint of this project (the path of its file, or "creatures") or a torchvision classifier by its name.
+    """Open a checkpoint of this project (the path of its file, or "creatures") or a published classifier by its name:
+    torchvision's, or timm's after "timm:", such as "timm:convnext_tiny" or "timm:resnet50.a1_in1k".
 
     Without either it is torchvision's resnet50, of ImageNet's 1000 classes; "creatures" knows drawn animals only. The
-    ``weights`` of a torchvision ``model`` are named as there ("DEFAULT", "IMAGENET1K_V2") and downloaded once. "none"
-    gives random ones. The path of a file of tensors is allowed too, and the class names are known if the file still has
-    torchvision's name. UserError: both are given, a name is unknown, or weights are missing or do not fit."""
+    ``weights`` of a ``model`` are named as in torchvision ("DEFAULT", "IMAGENET1K_V2"; of timm "DEFAULT" only) and
+    downloaded once. "none" gives random ones. The path of a file of tensors is allowed too. Its classes have names if
+    the file still has torchvision's name, or if a network of timm has 1000 of them, which are taken for ImageNet's.
+    UserError: both are given, a name is unknown, timm is not installed, or weights are missing or do not fit."""
     if model is not None and checkpoint is not None:
         raise UserError(f"checkpoint {str(checkpoint)!r} and model {model!r} given, one of them allowed")
     if checkpoint is None:
-        return _torchvision(model or "resnet50", weights)
+        name = model or "resnet50"
+        return _timm(name[5:], weights) if name.startswith("timm:") else _torchvision(name, weights)
     if weights != "DEFAULT":
-        raise UserError("weights: allowed with a torchvision model only (--model); a checkpoint holds its own")
+        raise UserError("weights: allowed with a published model only (--model); a checkpoint holds its own")
     path = committed_checkpoint() if checkpoint == "creatures" else Path(checkpoint)
     if not path.is_file():
         raise UserError(f"checkpoint: no file at {str(path)!r}; 'creatures' or a .safetensors file allowed")
@@ -74,43 +78,88 @@ def check_size(size: int) -> None:
 
 
 def _torchvision(name: str, weights: str) -> Network:
-    known = zoo.list_models(module=zoo)
+    _need_known(name, zoo.list_models(module=zoo), "torchvision")
+    kinds = zoo.get_model_weights(name)
+    path, named = Path(weights), _named(weights, kinds.__members__, name)
+    chosen = kinds.__members__.get(weights) or next((kind for kind in kinds if Path(kind.url).name == path.name), None)
+    instead = f"the file at {kinds['DEFAULT'].url} (--model {name} --weights PATH), or --checkpoint creatures"
+    make = partial(zoo.get_model, name)
+    with _starting(str(chosen), instead):
+        model = make(weights=chosen) if named else _from_file(path, name, make)
+    if chosen and hasattr(model, "transform_input"):  # Inception's weights are TensorFlow's, as is their input
+        model.transform_input = True
+    prepared = (chosen or kinds["DEFAULT"]).transforms()
+    classes = chosen.meta["categories"] if chosen else ()
+    label = f"torchvision {name} {chosen.name if chosen else path.name}"
+    return _network(model, label, classes, prepared.mean, prepared.std, prepared.crop_size[0])
+
+
+def _timm(name: str, weights: str) -> Network:
+    try:
+        timm = import_module("timm")  # needed for nothing else
+    except ModuleNotFoundError:
+        raise UserError(f"model: 'timm:{name}' given, but timm is not installed; `pip install timm` first") from None
+    _need_known(name, [*timm.list_models(), *timm.list_pretrained()], "timm")
+    path, named = Path(weights), _named(weights, ["DEFAULT"], f"timm:{name}")
+    make = partial(timm.create_model, name)
+    with _starting(f"those of timm:{name}", "a file of them (--weights PATH)"):
+        model = make(pretrained=weights == "DEFAULT") if named else _from_file(path, name, make)
+    if not model.num_classes:
+        raise UserError(f"model: 'timm:{name}' given, which gives features; one that gives logits allowed")
+    prepared = timm.data.resolve_data_config(model=model)
+    imagenet = model.num_classes == 1000 and weights != "none"
+    classes = zoo.ResNet50_Weights.DEFAULT.meta["categories"] if imagenet else ()
+    side = prepared["input_size"][-1]
+    return _network(model, f"timm {name} {path.name}", classes, prepared["mean"], prepared["std"], side)
+
+
+def _need_known(name: str, known: Sequence[str], package: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or ["resnet50", "vgg16", "densenet121"]
-        raise UserError(f"model: {name!r} given, a torchvision classifier allowed, such as {', '.join(near)}")
-    kinds = zoo.get_model_weights(name)
-    path, named = Path(weights), weights in ("none", *kinds.__members__)
-    if not named and not path.is_file():
-        allowed = ", ".join(kinds.__members__)
-        raise UserError(f"weights: {str(path)!r} given, {allowed}, none or the path of a file allowed for {name}")
-    chosen = kinds.__members__.get(weights) or next((kind for kind in kinds if Path(kind.url).name == path.name), None)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # two networks warn that their random start takes long
+        raise UserError(f"model: {name!r} given, a {package} classifier allowed, such as {', '.join(near)}")
+
+
+def _named(weights: str, known: Collection[str], network: str) -> bool:
+    """Whether ``weights`` is a name and not the path of a file."""
+    named = weights in ("none", *known)
+    if not named and not Path(weights).is_file():
+        allowed = f"{', '.join(known)}, none or the path of a file allowed for {network}"
+        raise UserError(f"weights: {str(Path(weights))!r} given, {allowed}")
+    return named
+
+
+@contextmanager
+def _starting(weights: str, instead: str) -> Iterator[None]:
+    """The same random weights each time, and one line where ``weights`` cannot be downloaded."""
+    with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):  # a random start may take long
         torch.manual_seed(0)
         try:
-            model = zoo.get_model(name, weights=chosen if named else None)
+            yield
         except (OSError, RuntimeError) as error:  # no network, a full disk, or bytes of another SHA-256
-            given = f"{chosen} cannot be downloaded ({' '.join(str(error).split())})"
-            file = f"the file at {kinds['DEFAULT'].url} (--model {name} --weights PATH)"
-            raise UserError(f"weights: {given}; allowed too: {file}, or --checkpoint creatures") from None
-        if not named:
-            state, _ = read_file(path)
-            head, logits = list(model.state_dict().items())[-1]
-            if head in state and state[head].numel() and state[head].ndim == logits.ndim:
-                model = zoo.get_model(name, weights=None, num_classes=len(state[head]))
-            if chosen and hasattr(model, "transform_input"):  # Inception's weights are TensorFlow's, as is their input
-                model.transform_input = True
-            try:
-                model.load_state_dict(state)
-            except RuntimeError as error:
-                reason = " ".join(str(error).split())[:160]
-                raise UserError(f"weights {path.name!r} are not those of {name}: {reason}") from None
-    prepared = (chosen or kinds["DEFAULT"]).transforms()
-    model.mean, model.std = tuple(prepared.mean), tuple(prepared.std)
+            given = f"{weights} cannot be downloaded ({' '.join(str(error).split())})"
+            raise UserError(f"weights: {given}; allowed too: {instead}") from None
+
+
+def _from_file(path: Path, name: str, make: Callable[..., nn.Module]) -> nn.Module:
+    """What ``make`` makes, with the tensors of a file and as many classes as that has."""
+    state, _ = read_file(path)
+    model = make()
+    head, logits = list(model.state_dict().items())[-1]
+    if head in state and state[head].numel() and state[head].ndim == logits.ndim:
+        model = make(num_classes=len(state[head]))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"weights {path.name!r} are not those of {name}: {reason}") from None
+    return model
+
+
+def _network(model: Any, name: str, classes: Sequence[str], mean: Sequence, std: Sequence, size: int) -> Network:
+    model.mean, model.std = tuple(mean), tuple(std)
     *_, head = model.state_dict().values()  # (C, ...), the bias or the weights that give the logits
-    classes = chosen.meta["categories"] if chosen else map(str, range(len(head)))
-    label = f"torchvision {name} {chosen.name if chosen else path.name}"
-    return Network(model.eval(), label, tuple(classes), int(prepared.crop_size[0]))
+    numbers = map(str, range(max(2, len(head))))  # of one logit 0 and 1
+    return Network(model.eval(), name, tuple(classes or numbers), int(size))
 
 
 class LayerRow(NamedTuple):

@@ -38,7 +38,7 @@ SIDE = 512
 
 @dataclass(frozen=True)
 class How:
-    """How maps are made and cut; ``layer``, ``method``, ``alpha`` and ``rule`` are those of ``localize.localize``."""
+    """How maps are made and cut; ``layer``, ``method``, ``alpha``, ``rule``, ``head`` are ``localize.localize``'s."""
 
     layer: str
     method: str = "dgl"
@@ -48,6 +48,7 @@ class How:
     threshold: float | None = None  # the object's lowest share of the map's range, in (0, 1]; None takes Otsu's
     alpha: float = 10.0
     rule: str = "released"
+    head: str = "softmax"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Prediction:
     """What was found in a photograph."""
 
     label: int  # the class that was localized
-    probability: float  # its softmax at the scale nearest 1
+    probability: float  # of that class by the head, at the scale nearest 1
     map: np.ndarray  # (H, W) float32 in 0..1, at the photograph's size
     threshold: int  # grey level 1..255; the object is where round(255 map) is at least that
     regions: list[Region]  # highest score first; a constant map has none
@@ -88,11 +89,12 @@ def predict(network: Network, image: np.ndarray, how: How) -> Prediction:
     found = {}
     for scale in sorted(how.scales, key=lambda s: abs(s - 1)):
         batch = preprocess(network.model, [image], round(network.size * scale))  # (1, 3, side, side)
-        one = localize(network.model, batch, classes, [how.layer], [how.method], alpha=how.alpha, rule=how.rule)
+        asked = network.model, batch, classes, [how.layer], [how.method]
+        one = localize(*asked, alpha=how.alpha, rule=how.rule, head=how.head)
         found[scale], classes = one, one.classes  # the class predicted at the scale nearest 1 stays at the others
     first = next(iter(found.values()))
     label = int(first.classes[0])
-    probability = float(first.logits[0].softmax(0)[label])
+    p = first.logits.sigmoid() if how.head == "sigmoid" else first.logits.softmax(1)  # (1, C)
     raw = [found[scale].maps[how.method][how.layer][0].cpu() for scale in how.scales]  # (h, w) each
     height, width = image.shape[:2]
     shrink = min(1.0, SIDE / max(height, width))
@@ -100,7 +102,7 @@ def predict(network: Network, image: np.ndarray, how: How) -> Prediction:
     m = minmax(resize(minmax(close(multiscale(raw, size), how.close)), (height, width)))  # (H, W)
     q = to_uint8(m)
     threshold = _otsu(q) if how.threshold is None else max(1, round(255 * how.threshold))
-    return Prediction(label, probability, m.numpy(), threshold, regions(q, threshold, probability))
+    return Prediction(label, float(p[0, label]), m.numpy(), threshold, regions(q, threshold, float(p[0, label])))
 
 
 def _otsu(q: np.ndarray) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.data.cub import Cub
@@ -24,6 +25,11 @@ DATASETS: dict[str, Callable[[str, Root], Dataset]] = {
     "lid": lambda split, root: Wsol("ilsvrc", "train", root) if split == "train" else Lid(split, root),
     "folder": Folder,  # yours
 }
+
+
+def as_folder(name: str, root: Root = None) -> tuple[str, Root]:
+    """A data set's name and root. A folder may stand in the place of both: it is the data set "folder" in there."""
+    return ("folder", name) if name not in DATASETS and root is None and Path(name).is_dir() else (name, root)
 
 
 def load(name: str, split: str, *, root: Root = None, per_class: int = 0, skip: bool = False) -> Dataset:

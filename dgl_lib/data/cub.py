@@ -1,10 +1,7 @@
 """CUB-200-2011: 11,788 photographs of birds, 200 species, one bird and one box each; masks if they are installed.
 
-Citation: Wah, Branson, Welinder, Perona, Belongie, The Caltech-UCSD Birds-200-2011 Dataset, Technical Report
-CNS-TR-2011-001, Caltech, 2011; the masks came later, in an archive of their own. Licence: we found none stated; the
-photographs are Flickr's and belong to their authors, so use them for research and publish no pixels. Both archives
-(1,150,585,339 and 39,272,883 bytes) are in CaltechDATA. The MD5 sums are those that many public repositories quote; we
-did not download the archives to compare.
+The masks came later, in an archive of their own. The MD5 sums are those that many public repositories quote; we did not
+download the archives to compare. Source and terms: ``study/profiles/README.md``.
 """
 
 import shutil

@@ -59,6 +59,7 @@ def raw_maps(
     classes: Sequence[int] | None = None,
     alpha: float = 10.0,
     rule: str = "released",
+    head: str = "softmax",
     precision: str = "float32",
     device: str = "auto",
     folder: str | Path | None = None,
@@ -73,7 +74,7 @@ def raw_maps(
     if side < 32:
         raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
     facts: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "side": side, "flip": flip}
-    facts |= {"given": given, "alpha": alpha, "rule": rule}
+    facts |= {"given": given, "alpha": alpha, "rule": rule} | ({} if head == "softmax" else {"head": head})
     if classes is not None:
         if len(classes) != len(dataset):
             raise UserError(f"classes: {len(classes)} given for {len(dataset)} images, one an image needed")
@@ -97,7 +98,7 @@ def raw_maps(
             asked = torch.from_numpy(wanted[list(few)]) if facts["given"] else None
             with warnings.catch_warnings(action="ignore"):  # that CAM has one layer is said where the table is read
                 images = images.flip(-1) if flip else images
-                out = localize(own, images, asked, layers, methods, alpha=alpha, rule=rule)
+                out = localize(own, images, asked, layers, methods, alpha=alpha, rule=rule, head=head)
             found["logits"].append(out.logits.cpu().numpy())
             found["classes"].append(out.classes.cpu().numpy())
             for method, by_layer in out.maps.items():

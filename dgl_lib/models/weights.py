@@ -92,16 +92,15 @@ def _fill(model: Classifier, state: dict[str, Tensor], name: str) -> bool:
     wanted = {key: key for key in own} if whole else trunk  # own name -> name in the file
     known = {file_key: own[key].shape for key, file_key in wanted.items()}
     # Files from before torch 0.4.1 have no step counters of batch norms, which the output does not depend on.
-    lacking = [key for key in known if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in known]
-    misshapen = [key for key, shape in known.items() if key in state and state[key].shape != shape]
-    for what, keys in (("lacks", lacking), ("has the unknown entry", unknown), ("has a misshapen", misshapen)):
-        if keys:
-            shapes = f" {tuple(state[keys[0]].shape)}, {tuple(known[keys[0]])} expected" if keys is misshapen else ""
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            kind = f"a checkpoint of {model.architecture}" if whole else model.trunk
-            of = f"of width {model.width}, {model.num_classes} classes"
-            raise UserError(f"weights {name!r} {what} {keys[0]}{shapes}{more}: not {kind} {of}")
+    lacking = [f"lacks {key}" for key in known if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [f"has the unknown entry {key}" for key in state if key not in known]
+    shapes = ((key, tuple(state[key].shape), tuple(shape)) for key, shape in known.items() if key in state)
+    misshapen = [f"has a misshapen {key} {found}, {shape} expected" for key, found, shape in shapes if found != shape]
+    if wrong := lacking or unknown or misshapen:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        kind = f"a checkpoint of {model.architecture}" if whole else model.trunk
+        of = f"of width {model.width}, {model.num_classes} classes"
+        raise UserError(f"weights {name!r} {wrong[0]}{more}: not {kind} {of}")
     found = {key: state[file_key] for key, file_key in wanted.items() if file_key in state}
     model.load_state_dict(found, strict=False)  # which copies float16 to float32
     return whole

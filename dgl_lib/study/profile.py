@@ -96,6 +96,14 @@ def _yaml(text: str | bytes, where: str) -> Any:
         raise UserError(f"{where:.160} is not YAML in UTF-8") from None
 
 
+def for_images(count: int) -> tuple[str, ...]:
+    """The settings that fit the pets' recipe, which is made for hundreds of photographs, to ``count`` training images.
+
+    A batch has an eighth of them, but 2 to 16, and at least 4 passes make at least 120 steps."""
+    batch = min(16, max(2, count // 8))
+    return f"batch_size={batch}", f"epochs={max(4, -(-120 // max(1, count // batch)))}"
+
+
 def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
     """The profile ``name`` with ``settings`` ("name=value", the value as in YAML) put over it.
 
