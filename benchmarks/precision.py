@@ -36,7 +36,8 @@ def main() -> None:
     for precision in ("float32", "fast"):
         maps = evaluate.every_map(model, test, **profile.localizing | {"precision": precision})
         scores = score(test, {1.0: maps})
-        peaks[precision] = {(r["method"], r["layer"]): 100 * iou(scores.find(**r)).mean(0).max() for r in scores.rows.to_dict("records")}
+        pairs = zip(scores.rows["method"], scores.rows["layer"], strict=True)
+        peaks[precision] = {pair: 100 * iou(hist).mean(0).max() for pair, hist in zip(pairs, scores.hist, strict=True)}
     table = pd.DataFrame(peaks).rename_axis(["method", "layer"]).reset_index()
     table["difference"] = table["fast"] - table["float32"]
     print(table.sort_values("difference", key=abs).tail(12))
