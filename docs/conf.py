@@ -19,6 +19,8 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "undoc-members": True}
 # The docstrings are plain text for readers of the code, not all of it reStructuredText. Broken links stay errors.
 suppress_warnings = ["docutils", "myst.header", "mystnb.mime_priority", "ref.python"]
-html_theme = "alabaster"
-html_theme_options = {"page_width": "1200px"}
+html_theme = "furo"
+html_title = "Dual-Gradients Localization"
+html_css_files = ["wide.css"]
+html_static_path = ["_static"]
 html_show_copyright = False
