@@ -1,10 +1,9 @@
 """CUB-200-2011: 11,788 photographs of birds, 200 species, one bird and one box each; masks if they are installed.
 
-Citation: Wah, Branson, Welinder, Perona, Belongie, The Caltech-UCSD Birds-200-2011 Dataset, Technical Report
-CNS-TR-2011-001, Caltech, 2011; the masks came later, in an archive of their own. Licence: we found none stated; the
-photographs are Flickr's and belong to their authors, so use them for research and publish no pixels. Both archives
-(1,150,585,339 and 39,272,883 bytes) are in CaltechDATA. The MD5 sums are those that many public repositories quote; we
-did not download the archives to compare.
+Citation: Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, Technical Report CNS-TR-2011-001, Caltech, 2011; the
+masks came later, in an archive of their own. Licence: we found none stated; the photographs are Flickr's and belong to
+their authors, so use them for research and publish no pixels. CaltechDATA has both archives (1,150,585,339 and
+39,272,883 bytes). The MD5 sums are those that many public repositories quote; we did not download to compare.
 """
 
 import shutil
@@ -35,10 +34,9 @@ class Cub(Listed):
         ROOT/CUB_200_2011/images/PATH
         ROOT/segmentations/PATH, .png for .jpg    or CUB_200_2011/segmentations; grey, 0..255; all or none
 
-    "test" is the data set's own; "val" is every fifth of its training images of each class, their paths sorted, and
-    "train" the rest. (``cub_wsol`` has wsolevaluation's roles, with CUBv2 for validation.) Boxes are
-    ``x, y, x + width, y + height``, cut at the image, as wsolevaluation's lists have them. Points (beak, crown, ...)
-    are no region, so ``part`` stays None."""
+    "test" is the data set's own; "val" is every fifth training image of each class (``every_nth``), "train" the rest.
+    (``cub_wsol`` has wsolevaluation's roles, with CUBv2 for validation.) Boxes are ``x, y, x + width, y + height``, cut
+    at the image, as in wsolevaluation's lists. Points (beak, ...) are no region, so ``part`` stays None."""
 
     name = "cub"
     cut = True

@@ -1,8 +1,7 @@
 """Pascal VOC 2012, segmentation part: several objects of 20 classes a photograph, with masks.
 
-Citation: Everingham, Eslami, Van Gool, Williams, Winn, Zisserman, The Pascal Visual Object Classes Challenge: A
-Retrospective, IJCV 2015. Licence: the photographs are Flickr's, under its terms of use (the challenge's page,
-host.robots.ox.ac.uk/pascal/VOC/voc2012, under "Database Rights"); we found none stated for the annotations.
+Citation: Everingham et al., The Pascal Visual Object Classes Challenge: A Retrospective, IJCV 2015. Licence: Flickr's
+terms of use for the photographs (host.robots.ox.ac.uk/pascal/VOC/voc2012, "Database Rights"), none stated for the rest.
 torchvision downloads ``VOCtrainval_11-May-2012.tar`` (2 GB) and checks its MD5, 6cd6e144f989b92b3379bac3b3de84fd.
 
 A photograph of k classes stands in a split k times, each time with another label. These labels contradict each other
