@@ -111,9 +111,9 @@ def regular(path: str | Path) -> Path:
     return Path(path)
 
 
-def lies_in(path: str | Path, folder: str | Path) -> bool:
-    """Whether ``path`` is ``folder`` or lies below it, after all links are followed."""
-    return Path(path).resolve().is_relative_to(Path(folder).resolve())
+def lies_in(path: str | Path, *folders: str | Path) -> bool:
+    """Whether ``path`` is one of ``folders`` or lies below it, after all links are followed."""
+    return any(Path(path).resolve().is_relative_to(Path(folder).resolve()) for folder in folders)
 
 
 def need_apart(out: Path, data: Path | None) -> None:

@@ -10,8 +10,7 @@ and place vary. A picture is made in four steps:
 3. Inks become colours through a palette, the canvas shrinks by two (soft edges), and the layers give the masks.
 4. Light, a little relief and a little noise are added.
 
-All arithmetic is on integers, so every machine draws the same pixels. Floating-point functions of numpy and OpenCV do
-not promise that. A picture takes about 5 ms.
+All arithmetic is on integers: floating-point functions do not promise every machine's pixels. A picture takes 5 ms.
 
 An *intervention* draws the same picture, from the same random numbers, without one piece (FunnyBirds: Hesse et al.,
 ICCV 2023). So what a piece is worth to a network can be measured.
@@ -202,9 +201,8 @@ def draw(rng: Rng, labels: list[int], without: str = "") -> tuple[np.ndarray, np
 class Creatures(Dataset):
     """The drawn data set: "train" (2000 images), "val" (400) or "test" (400).
 
-    Image i of a split depends on (seed, split, i) alone and is drawn when first asked for. ``count`` keeps the first
-    so many images (None: all); another ``seed`` (0 or more) gives another data set of the same kind. UserError for an
-    unknown split, a count outside 1..size of the split, a seed that is not a whole number from 0 on."""
+    Image i depends on (seed, split, i) alone and is drawn when first asked for. ``count`` keeps the first 1 to all
+    (None), another ``seed``, a whole number from 0 on, gives another set. UserError: another split, count or seed."""
 
     name = "creatures"
     sizes: ClassVar = {"train": 2000, "val": 400, "test": 400}
@@ -257,8 +255,7 @@ class Creatures(Dataset):
         return {name: mask for name, mask in found.items() if mask.any()}
 
     def without(self, index: int, piece: str) -> np.ndarray:
-        """The same picture without one of ``PIECES``, its body painted as the other kind's for "body", (160, 160, 3)
-        uint8. UserError: another piece."""
+        """The same picture without one of ``PIECES`` (see ``draw``), (160, 160, 3) uint8. UserError: another piece."""
         if piece not in PIECES:
             raise UserError(f"{self.name}: piece {piece!r} given; {', '.join(PIECES)} allowed")
         return self._draw(range(len(self))[index], piece)[0]

@@ -35,10 +35,9 @@ def read_image(path: str | Path, *, oriented: bool = True) -> np.ndarray:
     """A photograph as (H, W, 3) uint8 RGB, turned as its EXIF orientation says if ``oriented``.
 
     Grey becomes three equal channels, palettes are looked up, CMYK and YCbCr are converted, transparent pixels are laid
-    over white, and 16-bit grey is scaled from 0..65535 to 0..255 (Pillow itself would clip it). Colour profiles are not
-    applied. The file's kind is told by its bytes, not by its name. Of several frames, the first is read. UserError if
-    the file is missing, empty, cut off, corrupt, of a pixel type without a fixed range (32-bit), or of more than the
-    179 million pixels that Pillow decodes (it may be a decompression bomb)."""
+    over white, and 16-bit grey is scaled from 0..65535 to 0..255 (Pillow would clip it). Colour profiles are not used.
+    The bytes tell the file's kind, not its name. Of several frames, the first is read. UserError: missing, empty, cut
+    off, corrupt, pixels without a fixed range (32-bit), or more of them than the 179 million that Pillow decodes."""
     with _opened(path) as image:
         if oriented:
             image = ImageOps.exif_transpose(image)

@@ -31,11 +31,10 @@ Pixels = dict[str, Any]  # "mask", "ignore", "part" and "stored" of a ``Record``
 class Listed(Dataset):
     """One split of the photographs that a list names. ``read_lists``, ``pixels`` and so on tell the sets apart.
 
-    Construction reads lists and file names and decodes no image; a record is made when asked for and not kept.
-    ``root`` is the folder of the data; None: $DGL_DATA, and if that is unset ``download`` fetches them into ``data``.
-    UserError for a split that is not one of ``splits``, a missing file or a broken list.
-    Photographs are taken as stored unless ``oriented`` is set: the published boxes and masks lie in that frame
-    (ILSVRC2012_val_00018903 is the known case), and the published protocols ignore the EXIF orientation."""
+    Construction decodes no image; a record is made when asked for and not kept. ``root`` is the folder of the data;
+    None: $DGL_DATA, and if that is unset ``download`` fetches them into ``data``. UserError for a split that is not one
+    of ``splits``, a missing file or a broken list. Photographs are taken as stored unless ``oriented`` is set:
+    published boxes and masks lie in that frame (ILSVRC2012_val_00018903), and published protocols ignore EXIF data."""
 
     root: Path
     splits: tuple[str, ...] = SPLITS
@@ -155,16 +154,12 @@ def need_files(files: Iterable[str | Path], what: str, *folders: Path) -> None:
     """UserError, with the first and the count of the others, unless each is a file that lies in one of ``folders``.
 
     Links are followed, and names in lists may hold "..": nothing is read that lies elsewhere."""
-
-    def inside(path: str) -> bool:
-        return any(lies_in(path, folder) for folder in folders)
-
     # Each place is listed once. To ask for a million files one by one takes minutes on a disk that is not local.
     wanted = {file: os.path.split(file) for file in files}
     there: dict[str, set[str]] = {}
-    for place in {place for place, _ in wanted.values() if os.path.isdir(place) and inside(place)}:  # noqa: PTH112
+    for place in {at for at, _ in wanted.values() if os.path.isdir(at) and lies_in(at, *folders)}:  # noqa: PTH112
         with os.scandir(place) as found:
-            there[place] = {x.name for x in found if x.is_file() and (not x.is_symlink() or inside(x.path))}
+            there[place] = {x.name for x in found if x.is_file() and (not x.is_symlink() or lies_in(x.path, *folders))}
     if missing := [file for file, (place, name) in wanted.items() if name not in there.get(place, ())]:
         why = f"lies outside of {str(folders[0])!r}" if regular(missing[0]).exists() else "no such file"
         raise UserError(f"{missing[0]}: {why}; {len(missing)} of {len(wanted)} {what} are missing")
@@ -182,8 +177,7 @@ def read_text(path: Path) -> str:
 def read_rows(path: Path, columns: str, separator: str | None = ",") -> Groups:
     """The lines of a list without a header, but for empty ones and those that begin with #.
 
-    ``columns`` names the columns, comma-separated; where the last is "...", further values are allowed and dropped.
-    ``separator`` None is white space."""
+    ``columns`` names them, comma-separated; a last "..." lets others be dropped. ``separator`` None is white space."""
     named, groups = columns.removesuffix(",..."), Groups()
     count = named.count(",") + 1
     for number, line in enumerate(read_text(path).splitlines(), start=1):

@@ -124,9 +124,8 @@ def _decode(dataset: Dataset, progress: bool, and_then: str = "") -> tuple[list[
 def masks_at(
     instances: Sequence[np.ndarray], ignore: np.ndarray | None = None, size: int | tuple[int, int] = 224
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Object and ignore masks of ``size``, (H, W) or a square's side, bool, as wsolevaluation makes them: nearest
-    neighbour, above 0.5, instances united, ignore minus object. Given are (h, w), each of any size, bool or 0..255.
-    UserError: no instance."""
+    """Object and ignore masks of ``size``, (H, W) or a square's side, bool, as wsolevaluation has them: by nearest
+    neighbour, above 0.5, instances united, ignore minus object; from (h, w), bool or 0..255. UserError: no instance."""
     if not len(instances):
         raise UserError("masks: none given, at least one instance needed")
     every = [*instances, np.zeros((1, 1)) if ignore is None else ignore]

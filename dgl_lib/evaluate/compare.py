@@ -61,18 +61,19 @@ def log_p_c(maps: Maps, labels: np.ndarray) -> np.ndarray:
 
 
 def recalls(val: Scores, images: Scores, rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
-    """How much of the telling part and of the rest each row finds, and how precisely.
-    Columns: method, layer, measure (recall_rest, recall_part, precision), mean, low, high (percent), images."""
+    """How much of the telling part and of the rest each row finds, how precisely, and "gap": part minus rest, paired.
+    Columns: method, layer, measure (recall_rest, recall_part, precision, gap), mean, low, high (percent), images."""
     names = [{"method": row["method"], "layer": row["layer"]} for row in rows]
-    every = product(names, ("recall_rest", "recall_part", "precision"))
-    return pd.DataFrame([{**row, "measure": m, **bootstrap(per_image(val, images, row, m)).row()} for row, m in every])
+    every = product(range(len(names)), ("recall_rest", "recall_part", "precision"))
+    found = {(k, measure): per_image(val, images, names[k], measure) for k, measure in every}
+    found |= {(k, "gap"): found[k, "recall_part"] - found[k, "recall_rest"] for k in range(len(names))}
+    return pd.DataFrame([{**names[k], "measure": m, **bootstrap(values).row()} for (k, m), values in found.items()])
 
 
 def choose_layers(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """Each method at the layer with its highest IoU on validation, the best method first.
-    ``scores`` are the ``report`` of one setting, and ``images`` the ``image_table`` of the same scores. Columns: kind
-    (method, control, baseline), those of ``scores``, and the paired gain in test IoU (points) over the trivial baseline
-    that is better on validation: over, over_low, over_high, over_verdict."""
+    ``scores``: a ``report`` of one setting; ``images``: its ``image_table``. Columns: kind (method, control, baseline),
+    ``scores``' own; over, over_low, over_high, over_verdict: paired gain (points) over validation's better baseline."""
     table = select(scores).drop(columns=["candidates", "test_best"])
     table = table.sort_values("val_iou", ascending=False, kind="stable").reset_index(drop=True)
     kinds = dict.fromkeys(CONTROLS, "control") | dict.fromkeys(BASELINES, "baseline")

@@ -42,9 +42,8 @@ def of_scores(val: Scores, test: Scores, layer: str, layers: Sequence[str]) -> p
     """C2, C4, C5 and C8, of maps at one scale and without closing. What needs a map that has no row is left out.
 
     DGL and its branches stand on ``layer``, CAM where it exists, C4's pixel selection on ``layers`` without CAM's, on
-    average. C2 and C8 have an effect for each of ``READINGS``. C2 is measured at equal area, on the images whose
-    telling part is known; beside the first reading stands the same at thresholds. Every other map has its own
-    threshold, chosen on validation."""
+    average. C2 and C8 have an effect for each of ``READINGS``. C2 is at equal area, on images whose telling part is
+    known; beside its first reading stands the same at thresholds. All others have thresholds chosen on validation."""
     at = {"scales": name_scales(SINGLE), "kernel": 0.0}
     single = val.rows[(val.rows["scales"] == at["scales"]) & (val.rows["kernel"] == 0)]
     there = set(zip(single["method"], single["layer"], strict=True))

@@ -31,15 +31,13 @@ def repadded(model: SPGPlain) -> SPGPlain:
 def padding_table(model: SPGPlain, parts: Sequence[Dataset], maps: Sequence[Maps], **how: Any) -> pd.DataFrame:
     """How ``model`` and its copy with the other padding differ: a row a layer, and one for the logits.
 
-    ``parts`` are the validation and the test images, ``maps`` their raw maps with ``model`` as it is, of DGL and pixel
-    selection on every layer. ``how`` says how those were made (size, alpha, rule, device, folder, progress), as for
-    ``raw_maps``.
+    ``parts`` are validation and test images, ``maps`` their raw maps by ``model`` as it is, of DGL and pixel selection
+    on every layer. ``how`` is how those were made, as for ``raw_maps`` (size, alpha, rule, device, folder, progress).
 
-    Columns: layer. correlation, correlation_low and _high: Pearson's between DGL's two maps of a test image, over their
-    cells, mean over images with its 95 % interval; 0 where a map is constant. dgl_PADDING, pixel_selection_PADDING: the
-    test IoU (percent) at the threshold chosen on validation under that padding. The row "logits" alone has the last two
-    (percent). logit_difference: an image's largest difference over its largest symmetric logit, of the worst test
-    image. same_class: the share of test images that get one class under both."""
+    Columns: layer. correlation, correlation_low and _high: Pearson's over the cells of DGL's two maps of a test image,
+    mean and 95 % interval; 0 where a map is constant. dgl_PADDING, pixel_selection_PADDING: the test IoU (percent) at
+    the threshold from validation under that padding. The row "logits" alone has (percent): logit_difference, the worst
+    test image's largest over its largest symmetric logit; same_class, the share of test images of one class in both."""
     layers, copy = [at.name for at in model.layers], repadded(model)
     kept = {name: how[name] for name in ("folder", "progress") if name in how}
     others = [raw_maps(copy, part, layers=layers, methods=COMPARED, **how) for part in parts]

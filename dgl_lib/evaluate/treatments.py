@@ -1,7 +1,7 @@
 """Multi-scale input (MS) and morphological closing (MC): chosen on validation, scored once on test."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial, reduce
 from itertools import combinations
 
@@ -35,9 +35,8 @@ def closing_kernels(kernels: Sequence[float]) -> list[float]:
 
 def candidates(by_scale: dict[float, Maps], layer: str) -> dict[float, Maps]:
     """The maps that are compared: every method on ``layer``, CAM on its own layer, and fusions of the branches.
-    Reading (a) of "both branches fused" is ``dgl``. Readings (b) and (c), ``fused_mean`` and ``fused_max``, are made
-    scale by scale from the maps of the two branches. Both are made of each reading of branch 1, so that there are also
-    ``fused_mean_positive``, ``fused_max_norm`` and the like. UserError: CAM or DGL is missing."""
+    Reading (a) of "both branches fused" is ``dgl``. (b) and (c), ``fused_mean`` and ``fused_max``, are made scale by
+    scale from the two branches, of each reading of branch 1 (``fused_mean_positive``, ..). UserError: no CAM or DGL."""
     result = {}
     for scale, maps in by_scale.items():
         kept = {pair: m for pair, m in maps.maps.items() if pair[1] == layer or pair[0] == "cam"}
@@ -108,8 +107,7 @@ def gains(val: Scores, test: Scores, chosen: Chosen, pairs: Sequence[tuple[str, 
     table = []
     for pair in pairs:
         one, other = (per_image(val, test, row(m, chosen[m][treatment])) for m, treatment in (pair[:2], pair[2:]))
-        found = metrics.bootstrap(one - other)
-        table.append((*pair, found.mean, found.low, found.high, found.n))
+        table.append((*pair, *astuple(metrics.bootstrap(one - other))))
     return pd.DataFrame(table, columns=["method", "treatment", "over", "over_treatment", "gain", "low", "high", "n"])
 
 

@@ -10,6 +10,7 @@ the axis of the values where ``margin`` (forest) or ``ylabel`` (by layer, curves
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -28,22 +29,51 @@ MARKERS, INK, FRAME = "os^Dvp*X", "#333333", "#d62728"
 Columns = str | Sequence[str]
 
 
+@dataclass
+class Shared:
+    """The options that all charts but ``heat`` share (see above), and what they all do with these."""
+
+    value: str = "mean"
+    panel: str | None = None
+    levels: pd.DataFrame | None = None
+    margin: float | Mapping | None = None
+    title: str = ""
+    xlabel: str | Mapping = ""
+    ylabel: str | Mapping = ""
+
+    def parts(self, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+        """Each panel's name and rows."""
+        return [(str(n), one) for n, one in table.groupby(self.panel, sort=False)] if self.panel else [("", table)]
+
+    def here(self, rows: pd.DataFrame, name: str) -> pd.DataFrame:
+        """The rows of one panel; all of them where they name no panel."""
+        return rows[rows[self.panel].astype(str) == name] if self.panel in rows else rows
+
+    def dress(self, ax: Axes, name: str, line: Any, span: Any, width: int = 80) -> None:
+        """A panel's words, the grey band around 0, and level lines with their names for the legend."""
+        ax.set(xlabel=_of(self.xlabel, name), ylabel=_of(self.ylabel, name), title=style.name(name, width))
+        if (margin := _of(self.margin, name, None)) is not None:
+            line(0, color="black", lw=0.8)
+            if margin:
+                span(-margin, margin, color="black", alpha=0.1, lw=0, label=f"within {margin:g} of 0")
+        for row in [] if self.levels is None else self.here(self.levels, name).to_dict("records"):
+            look = style.LINES.get(row["method"], "-")
+            line(row[self.value], color="black", lw=1, linestyle=look, label=style.name(row["method"]))
+            if look == "-" and not pd.isna(row.get("low")):
+                span(row["low"], row["high"], color="black", alpha=0.06, lw=0)
+
+
 def forest(
     table: pd.DataFrame,
     *,
     y: Columns = "method",
-    value: str = "mean",
-    panel: str | None = None,
     hue: str | None = None,
     colour: str | None = None,
     group: str | None = None,
     peak: str | None = None,
     dots: str | None = None,
     note: str | None = None,
-    levels: pd.DataFrame | None = None,
-    margin: float | Mapping | None = None,
-    title: str = "",
-    xlabel: str | Mapping = "",
+    **shared: Any,
 ) -> Figure:
     """Dots with intervals, the first row on top.
 
@@ -56,20 +86,20 @@ def forest(
         dots: column of lists of values, drawn as small dots.
         note: column of words to the right of the interval.
     """
-    table = table.assign(_line=_labels(table, y), _group=table[group] if group else "")
+    chart, table = Shared(**shared), table.assign(_line=_labels(table, y), _group=table[group] if group else "")
     key = colour or hue or (y if isinstance(y, str) else y[0])
     known = style.COLOURS if not (colour or hue) else style.colours(table[key])
     hues = list(dict.fromkeys(table[hue])) if hue else [None]
-    parts = _parts(table, panel)
+    parts = chart.parts(table)
     orders = [list(dict.fromkeys(zip(one["_group"], one["_line"], strict=True))) for _, one in parts]
     longest = max(orders, key=len)
-    shared = all(set(order) <= set(longest) for order in orders)
-    labels = 0.075 * max(map(len, "\n".join(table["_line"]).split("\n"))) * (1 if shared else len(parts))
+    same = all(set(order) <= set(longest) for order in orders)
+    labels = 0.075 * max(map(len, "\n".join(table["_line"]).split("\n"))) * (1 if same else len(parts))
     wide, high = labels + max(5.0, 2.4 * len(parts)), 0.22 * len(longest) * (1 + len(hues) / 3) + 1.9
     figure = style.figure(min(11.5, wide), high)
-    axes = figure.subplots(1, len(parts), sharex=_of(margin, "", None) is not None, sharey=shared, squeeze=False)[0]
+    axes = figure.subplots(1, len(parts), sharex=_of(chart.margin, "", None) is not None, sharey=same, squeeze=False)[0]
     for ax, (name, one), own in zip(axes, parts, orders, strict=True):
-        order = longest if shared else own
+        order = longest if same else own
         gaps = np.cumsum([0, *(0.6 * (a[0] != b[0]) for a, b in pairwise(order))])
         place = {line: i + gap for i, (line, gap) in enumerate(zip(order, gaps, strict=True))}
         for row in one.to_dict("records"):
@@ -77,104 +107,80 @@ def forest(
             at = place[row["_group"], row["_line"]] + 0.6 / len(hues) * (k - (len(hues) - 1) / 2)
             ends = [row.get("low", np.nan), row.get("high", np.nan)]
             ax.plot(ends, [at, at], color=ink, lw=1.6)
-            ax.plot(row[value], at, MARKERS[k % len(MARKERS)], ms=5, color=ink)
+            ax.plot(row[chart.value], at, MARKERS[k % len(MARKERS)], ms=5, color=ink)
             if peak:
                 ax.plot(row[peak], at, "o", ms=9, color=ink, mfc="none", mew=0.9, lw=0, label=style.name(peak))
             if dots:
                 ax.plot(row[dots], [at] * len(row[dots]), ".", ms=6, color=INK, mew=0, lw=0, label=style.name(dots))
             if note:
-                end = np.nanmax([row[value], *ends])
+                end = np.nanmax([row[chart.value], *ends])
                 ax.annotate(str(row[note]), (end, at), (6, 0), textcoords="offset points", va="center", fontsize=8)
         ax.set_yticks(list(place.values()), [line for _, line in order], fontsize="small")
-        ax.set(ylim=(max(place.values()) + 0.6, -0.6), xlabel=_of(xlabel, name), title=style.name(name, 26))
+        ax.set_ylim(max(place.values()) + 0.6, -0.6)
         ax.margins(x=0.2 if note else 0.06)
         ax.grid(axis="x", alpha=0.3)
-        _references(ax.axvline, ax.axvspan, _here(levels, panel, name), value, _of(margin, name, None))
+        chart.dress(ax, name, ax.axvline, ax.axvspan, 26)
     shown = known if colour and colour != y else {}
     handles = [Line2D([], [], color=ink, lw=2, label=style.name(k)) for k, ink in shown.items()]
     for k, run in enumerate(hues if hue else []):
         ink = INK if colour else known[str(run)]
         handles.append(Line2D([], [], color=ink, marker=MARKERS[k % len(MARKERS)], lw=0, label=style.name(run)))
-    return _finish(figure, handles, title, below=True)
+    return _finish(figure, handles, chart.title, below=True)
 
 
-def among(table: pd.DataFrame, *, margin: float | Mapping | None = None, title: str = "") -> Figure:
+def among(table: pd.DataFrame, **shared: Any) -> Figure:
     """This run's effects among those of published trainings, as ``study.claims.agreement`` gives them: a panel a unit.
 
     A line an effect: the interval over trainings and images, each training's mean, and this run's in a circle."""
-    names = ("claim", "detail", "effect")
-    return forest(table, y=names, panel="unit", peak="this_run", dots="trainings", margin=margin, title=title)
+    return forest(table, y=("claim", "detail", "effect"), panel="unit", peak="this_run", dots="trainings", **shared)
 
 
 def by_layer(
-    table: pd.DataFrame,
-    *,
-    x: str = "layer",
-    line: Columns = "method",
-    value: str = "mean",
-    panel: str | None = None,
-    ring: str | None = None,
-    levels: pd.DataFrame | None = None,
-    margin: float | Mapping | None = None,
-    title: str = "",
-    xlabel: str | Mapping = LAYERS,
-    ylabel: str | Mapping = "",
+    table: pd.DataFrame, *, x: str = "layer", line: Columns = "method", ring: str | None = None, **shared: Any
 ) -> Figure:
     """A value with its interval against the layer, or another column ``x`` of names; a line a method or run.
 
-    Names stand in the order in which they occur; panels may have their own. A ring marks dots where ``ring`` is true.
-    """
-    parts, look = _parts(table, panel), _look(table, line)
-    figure, axes = _axes(len(parts), 0.35 * max(one[x].nunique() for _, one in parts), ylabel)
+    Names stand in the order in which they occur; panels may have their own. Dots where ``ring`` is true have one."""
+    chart, look = Shared(**{"xlabel": LAYERS} | shared), _look(table, line)
+    parts = chart.parts(table)
+    figure, axes = _axes(len(parts), 0.35 * max(one[x].nunique() for _, one in parts), chart.ylabel)
     shifts = dict(zip(look, min(0.06, 0.6 / len(look)) * (np.arange(len(look)) - (len(look) - 1) / 2), strict=True))
     for ax, (name, one) in zip(axes, parts, strict=True):
         names = list(dict.fromkeys(one[x]))
         one = one.assign(_line=_labels(one, line))
         one["_x"] = one[x].map(names.index) + one["_line"].map(shifts)
-        _lines(ax, one, value, look, ax.vlines, lw=0.9)
+        _lines(ax, one, chart.value, look, ax.vlines, lw=0.9)
         if ring:
             chosen = one[one[ring].astype(bool)]
-            ax.plot(chosen["_x"], chosen[value], "o", ms=11, mfc="none", mec=INK, label=style.name(ring))
+            ax.plot(chosen["_x"], chosen[chart.value], "o", ms=11, mfc="none", mec=INK, label=style.name(ring))
         _ticks(ax, range(len(names)), names)
-        ax.set(xlabel=_of(xlabel, name), ylabel=_of(ylabel, name), title=style.name(name))
-        _references(ax.axhline, ax.axhspan, _here(levels, panel, name), value, _of(margin, name, None))
-    return _finish(figure, [], title)
+        chart.dress(ax, name, ax.axhline, ax.axhspan)
+    return _finish(figure, [], chart.title)
 
 
 def curves(
-    table: pd.DataFrame,
-    *,
-    x: str,
-    line: Columns = "method",
-    value: str = "mean",
-    panel: str | None = None,
-    marks: pd.DataFrame | None = None,
-    levels: pd.DataFrame | None = None,
-    margin: float | Mapping | None = None,
-    title: str = "",
-    xlabel: str | Mapping = "",
-    ylabel: str | Mapping = "",
+    table: pd.DataFrame, *, x: str, line: Columns = "method", marks: pd.DataFrame | None = None, **shared: Any
 ) -> Figure:
     """A value against a number (threshold, share, epoch, step), a line a method, with its interval as a band.
 
     ``marks`` are rows with the columns of ``line`` and ``x``, mark ("chosen", "peak" or other words) and perhaps
     ``panel``. A mark lies on its line at ``x``. The first kind of mark is a dot, the second a cross."""
-    parts, look = _parts(table, panel), _look(table, line)
-    figure, axes = _axes(len(parts), 0, ylabel)
+    chart, look = Shared(**shared), _look(table, line)
+    parts = chart.parts(table)
+    figure, axes = _axes(len(parts), 0, chart.ylabel)
     marks = pd.DataFrame({"mark": []}) if marks is None else marks.assign(_line=_labels(marks, line))
     kinds = dict(zip(dict.fromkeys(marks["mark"]), "oxDs", strict=False))
     for ax, (name, one) in zip(axes, parts, strict=True):
         one = one.assign(_line=_labels(one, line), _x=one[x])
-        drawn = _lines(ax, one, value, look, ax.fill_between, alpha=0.2, lw=0)
-        for mark in _here(marks, panel, name).to_dict("records"):
+        drawn = _lines(ax, one, chart.value, look, ax.fill_between, alpha=0.2, lw=0)
+        for mark in chart.here(marks, name).to_dict("records"):
             if mark["_line"] in drawn:
                 rows, kind = drawn[mark["_line"]], kinds[mark["mark"]]
                 ink = {"color": look[mark["_line"]]["color"], "mec": INK} if kind != "x" else {"color": INK}
-                ax.plot(mark[x], np.interp(mark[x], rows["_x"], rows[value]), kind, ms=7, zorder=4, **ink)
-        ax.set(xlabel=_of(xlabel, name), ylabel=_of(ylabel, name), title=style.name(name))
-        _references(ax.axhline, ax.axhspan, _here(levels, panel, name), value, _of(margin, name, None))
+                ax.plot(mark[x], np.interp(mark[x], rows["_x"], rows[chart.value]), kind, ms=7, zorder=4, **ink)
+        chart.dress(ax, name, ax.axhline, ax.axhspan)
     shown = [Line2D([], [], color="white", mec=INK, marker=m, lw=0, label=style.name(k)) for k, m in kinds.items()]
-    return _finish(figure, shown, title)
+    return _finish(figure, shown, chart.title)
 
 
 def heat(
@@ -212,16 +218,6 @@ def _labels(table: pd.DataFrame, columns: Columns) -> list[str]:
     """What each row's line is called; empty and missing parts are left out."""
     parts = table[[columns] if isinstance(columns, str) else list(columns)].to_numpy(object)
     return [", ".join(style.name(part) for part in row if not pd.isna(part) and part != "") for row in parts]
-
-
-def _parts(table: pd.DataFrame, panel: str | None) -> list[tuple[str, pd.DataFrame]]:
-    return [("", table)] if panel is None else [(str(n), one) for n, one in table.groupby(panel, sort=False)]
-
-
-def _here(rows: pd.DataFrame | None, panel: str | None, name: str) -> pd.DataFrame:
-    """The rows of one panel; all of them where they name no panel."""
-    rows = pd.DataFrame() if rows is None else rows
-    return rows[rows[panel].astype(str) == name] if panel in rows else rows
 
 
 def _of(option: Any, panel: str, default: Any = "") -> Any:
@@ -263,19 +259,6 @@ def _lines(ax: Axes, table: pd.DataFrame, value: str, look: dict, interval: Any,
         if "low" in rows:
             interval(rows["_x"], rows["low"], rows["high"], color=look[label]["color"], **style)
     return lines
-
-
-def _references(line: Any, span: Any, levels: pd.DataFrame, value: str, margin: float | None) -> None:
-    """The grey band around 0, and level lines with their names for the legend."""
-    if margin is not None:
-        line(0, color="black", lw=0.8)
-        if margin:
-            span(-margin, margin, color="black", alpha=0.1, lw=0, label=f"within {margin:g} of 0")
-    for row in levels.to_dict("records"):
-        look = style.LINES.get(row["method"], "-")
-        line(row[value], color="black", lw=1, linestyle=look, label=style.name(row["method"]))
-        if look == "-" and not pd.isna(row.get("low")):
-            span(row["low"], row["high"], color="black", alpha=0.06, lw=0)
 
 
 def _finish(figure: Figure, handles: list, title: str, below: bool = False) -> Figure:

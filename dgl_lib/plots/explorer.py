@@ -60,8 +60,7 @@ def explorer(
 ) -> widgets.VBox:
     """Controls over a picture of ``records``' maps on ``layers``, which starts at the first of each.
 
-    The network runs here, once for each image and each class that one of them has. ``size`` is the side of its input
-    in pixels, and ``pixels`` is that of ``maps.grid``."""
+    The network runs here, once an image and class. ``size`` is its input's side, ``pixels`` that of ``maps.grid``."""
     classes = sorted({record.label for record in records})
     images = (preprocess(model, [record.image], size).expand(len(classes), -1, -1, -1) for record in records)
     kept = [localize.gradients(model, x, classes, layers, rule="autograd") for x in images]

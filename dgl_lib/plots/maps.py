@@ -76,12 +76,11 @@ def _draw(ax: Axes, panel: Panel, pixels: bool, cells: int | None, weight: float
     elif m is None:
         style.show_photo(ax, record, pixels, weight)
     else:
-        if not pixels:
-            if cells is None and m.shape == record.image.shape[:2]:
-                raise UserError(f"cells: none given for a map of {m.shape[0]} x {m.shape[1]} of a hidden photograph")
-            if cells is not None:
-                least = min(m.shape[0], cells), min(m.shape[1], cells)
-                m = F.interpolate(torch.as_tensor(m)[None, None].float(), size=least, mode="area")[0, 0].numpy()
+        if not pixels and cells is not None:
+            least = min(m.shape[0], cells), min(m.shape[1], cells)
+            m = F.interpolate(torch.as_tensor(m)[None, None].float(), size=least, mode="area")[0, 0].numpy()
+        elif not pixels and m.shape == record.image.shape[:2]:
+            raise UserError(f"cells: none given for a map of {m.shape[0]} x {m.shape[1]} of a hidden photograph")
         style.show_map(ax, m, record, signed=panel.signed, limit=panel.limit, weight=weight)
 
 

@@ -35,10 +35,8 @@ CONTROLS = {"right class": "#000000", "wrong class": "#d62728", "untrained": "#1
 TREATMENTS = {"none": "#c7c7c7", "MC": "#fdae6b", "MS": "#6baed6", "MS+MC": "#08519c"}
 COLOURS: dict[Any, str] = METHODS.loc["colour"].to_dict() | VERDICTS | CLAIMS | CONTROLS | TREATMENTS
 #: Broken lines: baselines, and what often lies on another line.
-DOTTED, DASHED = (
-    ("whole_image", "random_order", "a guess", "features_positive"),
-    ("centred_gaussian", "features", "MS+MC"),
-)
+DASHED = ("centred_gaussian", "features", "MS+MC")
+DOTTED = ("whole_image", "random_order", "a guess", "features_positive")
 LINES = dict.fromkeys(DOTTED, ":") | dict.fromkeys(DASHED, "--")
 
 
@@ -88,8 +86,7 @@ def colours(keys: Iterable[object]) -> dict[str, str]:
 def bare(axes: Axes) -> Axes:
     """A panel without ticks and frame, for pictures."""
     axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
     return axes
 
 
@@ -106,8 +103,7 @@ def show_map(
 ) -> None:
     """A map (h, w) over the image's extent with the object's outline, one square a cell and nothing finer.
 
-    Colours run from 0 to ``limit``, or from -limit to limit where ``signed``; without a limit they span the map's own
-    values. ``weight`` is the outline's, below 1 for small panels."""
+    Colours run from 0, ``signed`` from -limit, to ``limit``, or over the map's range. ``weight`` is the outline's."""
     height, width = record.image.shape[:2]
     high = float(np.abs(m).max() if signed else m.max()) if limit is None else limit
     low = -high if signed else 0.0 if limit is not None else float(m.min())

@@ -1,7 +1,6 @@
 """The study: its parameters, its steps, its claims, and the runner that puts them together.
 
-A notebook needs ``check``, ``folder``, ``load``, ``part``, ``classifier`` and ``train_classifier``; see ``runner`` for
-the whole study.
+Here stands what a notebook needs of it; see ``runner`` for the whole study.
 """
 
 from dgl_lib.study import claims

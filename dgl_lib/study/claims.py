@@ -21,8 +21,7 @@ Ends = tuple[float, float]  # low and high of an interval
 class Claim:
     """What the talk says, what is measured for it, and the ``margin`` in ``unit`` that the effect has to exceed.
 
-    An identity that holds or fails has no margin. ``keeps`` names what must not be lost on the way, and ``also`` a
-    second effect that has to exceed the margin too."""
+    An identity has no margin. ``keeps`` names what must not be lost, ``also`` a second effect that has to exceed it."""
 
     says: str
     measure: str
@@ -69,26 +68,24 @@ def claim_row(
 ) -> dict[str, Any]:
     """One row of the table of claims, its verdict decided by the claim's own rule.
 
-    ``measured`` is the effect, [low, high] its 95 % bootstrap interval over ``n`` images. For C3 and C9 ``measured`` is
-    whether the identity held, and there is no interval. ``kept`` is C2's interval of the change in precision (points),
-    ``also`` C1's of that in p_c (0..1). ``detail`` sets the row apart from others of the same claim: layer, method,
-    scores. UserError: an unknown claim, or an interval where none belongs, or none where one does."""
+    ``measured`` is the effect, [low, high] its 95 % bootstrap interval over ``n`` images; for C3 and C9 it is whether
+    the identity held, without one. ``kept`` is C2's interval of the change in precision (points), ``also`` C1's of that
+    in p_c (0..1). ``detail`` tells a claim's rows apart. UserError: unknown claim, an interval too many or too few."""
     if claim not in CLAIMS:
         raise UserError(f"claim {claim!r} given, {', '.join(CLAIMS)} allowed")
     rule = CLAIMS[claim]
-    row = {"claim": claim, "says": rule.says, "low": low, "high": high, "unit": rule.unit}
+    row = {"claim": claim, "says": rule.says, "detail": detail, "low": low, "high": high, "unit": rule.unit}
     row |= {"trainings": 1, "agree": 1, "images": n}
     if rule.margin is None:
         if low is not None or high is not None or measured not in (True, False):
             raise UserError(f"claim {claim} holds or fails: True or False and no interval allowed, {measured!r} given")
-        return {**row, "measured": None, "verdict": "holds" if measured else "fails", "detail": detail}
+        return row | {"measured": None, "verdict": "holds" if measured else "fails"}
     if low is None or high is None:
         raise UserError(f"claim {claim} is decided by its interval: low and high must be given")
     for name, given, wanted in (("keeps", kept, rule.keeps), ("also asks for", also, rule.also)):
         if (given is not None) != bool(wanted):
             raise UserError(f"claim {claim} {name} {wanted or 'nothing'}: {given!r} given")
-    decided = verdict(low, high, rule.margin, kept, also)
-    return {**row, "measured": float(measured), "verdict": decided, "detail": detail}
+    return row | {"measured": float(measured), "verdict": verdict(low, high, rule.margin, kept, also)}
 
 
 def save_claims(folder: Path, notebook: str, rows: pd.DataFrame | Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -99,10 +96,8 @@ def save_claims(folder: Path, notebook: str, rows: pd.DataFrame | Sequence[dict[
 
 def claims_table(folder: Path) -> pd.DataFrame:
     """All claims of a results folder, in the order C1 to C10; a claim without a row is listed as "not measured"."""
-    rows: list[dict[Any, Any]] = []
-    for file in sorted(folder.glob("claims_[0-9]*.csv")):
-        rows += pd.read_csv(file, dtype={"detail": str}).fillna({"detail": ""}).to_dict("records")
-    return _listed(rows)
+    files = (pd.read_csv(file, dtype={"detail": str}) for file in sorted(folder.glob("claims_[0-9]*.csv")))
+    return _listed([row for table in files for row in table.fillna({"detail": ""}).to_dict("records")])
 
 
 def _listed(rows: list[dict[Any, Any]]) -> pd.DataFrame:
@@ -118,10 +113,9 @@ def verdicts(effects: pd.DataFrame) -> pd.DataFrame:
     """Every claim's verdict over several trainings, a row a claim and reading, in the order C1 to C10.
 
     ``effects`` has the columns of ``evaluate.effects``, and run, which tells the trainings apart. The intervals redraw
-    trainings, then images. Of a claim with two effects to be shown, as C8, the one with the smaller mean decides. C3
-    and C9 hold where they hold in every training. Columns: claim, says, detail, measured, low, high, unit, trainings;
-    agree, how many trainings have this verdict by their images alone; images, those of one training; verdict. A claim
-    without effects is "not measured". UserError: an unknown claim, or as ``claim_row``."""
+    trainings, then images. Of two effects to be shown, as C8's, the one with the smaller mean decides. C3 and C9 hold
+    if they do in every training. Columns: ``COLUMNS``; agree counts trainings with this verdict by their images alone,
+    images those of one training. Without effects: "not measured". UserError: an unknown claim, or as ``claim_row``."""
     if unknown := sorted({*effects["claim"]} - {*CLAIMS}):
         raise UserError(f"claim {unknown[0]!r} given, {', '.join(CLAIMS)} allowed")
     rows = []
@@ -148,8 +142,7 @@ def _decided(claim: str, detail: str, effects: pd.DataFrame) -> dict[str, Any]:
 
 def _intervals(effects: pd.DataFrame) -> dict[str, Interval]:
     """The two-level interval of each effect that is not exploratory, by its name."""
-    deciding = effects[~effects["effect"].str.startswith(EXPLORATORY)]
-    groups = deciding.groupby("effect", sort=False)
+    groups = effects[~effects["effect"].str.startswith(EXPLORATORY)].groupby("effect", sort=False)
     return {str(name): two_level([run["value"] for _, run in one.groupby("run")]) for name, one in groups}
 
 
@@ -162,10 +155,9 @@ def published(folder: Path) -> pd.DataFrame:
 def agreement(own: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Where one training's effects lie among those of published trainings: a row an effect that both have.
 
-    ``own`` has the columns of ``evaluate.effects``, and ``published`` run too. What holds or fails is left out.
-    Columns: claim, detail, effect, unit; mean, low and high over the published trainings and their images; trainings,
-    the list of their means; this_run, own_low and own_high, by images alone; inside, whether that interval meets the
-    range of the list. UserError: no effect that both have."""
+    ``own`` has the columns of ``evaluate.effects``, ``published`` run too. Identities are left out. UserError: no row.
+    Columns: claim, detail, effect, unit; mean, low, high over published trainings and images; trainings, the list of
+    their means; this_run, own_low, own_high, by images alone; inside, whether that interval meets the list's range."""
     rows, keys = [], ["claim", "detail"]
     others = dict(list(published.groupby(keys)))
     for (claim, detail), one in own.assign(run="this run").groupby(keys, sort=False):

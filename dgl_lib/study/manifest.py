@@ -76,8 +76,7 @@ def write(folder: Path, document: Mapping[str, Any], stale: Iterable[str] = ()) 
 def publish(stage: Path, target: Path, facts: Mapping[str, Mapping[str, Any]]) -> None:
     """Copy what each notebook of a finished run made from ``stage/NAME`` to ``target``, and say so in its manifest.
 
-    Files that only the run of the same notebook before it had made go. What other notebooks made stays. ``facts`` are
-    what is known of each notebook's run, by the notebook's name."""
+    Files that only an earlier run of the same notebook made go; others stay. ``facts``: of each run, by notebook."""
     entries, stale = read(target).get("notebooks", {}), set[str]()
     same = {"versions": versions(), "hardware": hardware()}
     for name, known in facts.items():

@@ -53,11 +53,9 @@ def execute(
 
 
 def clean(path: Path, published: Mapping[str, str]) -> None:
-    """Take out of an executed notebook what differs from run to run. Execution counts stay, and outputs, in small PNG.
-    Widgets go, as their ids are random.
+    """Take out of a notebook what differs from run to run, widgets too. Counts and outputs stay, pictures in small PNG.
 
-    ``published`` maps text in the cell of injected parameters to what stands there instead, such as the folder that a
-    run wrote to and the one that it is published in."""
+    ``published`` maps text of the injected parameters to what stands there instead: a run's folder to the final one."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):

@@ -46,9 +46,7 @@ def checkpoint_path(checkpoint: str) -> Path:
 
 
 def weights_source(weights: str) -> str | Path | None:
-    """What ``weights`` stands for: "" random weights, "imagenet" the file at $DGL_WEIGHTS or torchvision's, or a path.
-
-    UserError: there is no such file."""
+    """What ``weights`` means: "" random ones, "imagenet" $DGL_WEIGHTS or torchvision's, a path. UserError: no file."""
     weights = os.environ.get("DGL_WEIGHTS", weights) if weights == "imagenet" else weights
     if weights in ("", "imagenet"):
         return weights or None

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from dgl_lib.data import DATASETS
 from dgl_lib.errors import UserError
 from dgl_lib.given import parsed, shown
-from dgl_lib.localize import METHODS, RULES
+from dgl_lib.localize import METHODS, READINGS, RULES
 from dgl_lib.models import LAYER, LAYERS, NETWORKS
 from dgl_lib.study import paths
 from dgl_lib.training import Recipe
@@ -42,8 +42,7 @@ MethodName = Annotated[str, _one_of(METHODS)]
 class Profile(Recipe):
     """Every parameter that a notebook of the study may declare; ``Recipe`` holds those of training.
 
-    A profile's file and ``--set`` give some of them, which ``model_fields_set`` tells. The notebooks' own defaults
-    stand for the others."""
+    A profile's file and ``--set`` give some (``model_fields_set``); the notebooks' defaults stand for the others."""
 
     results: ProjectPath = Field("results/.quick", description="folder that tables and figures go to")
     tables: ProjectPath = Field("results/creatures", description="folder that notebooks 05 to 08 read tables from")
@@ -70,8 +69,7 @@ class Profile(Recipe):
     test_per_class: int = Field(5, ge=0, le=10**9, description="test images of each class, 0 for all")
     layers: list[LayerName] = Field([layer.name for layer in LAYERS["spg_plain"]], min_length=1)
     methods: list[MethodName] = Field(
-        ["grad_cam_signed", "pixel_selection", "enhanced_map", "enhanced_map_positive", "enhanced_map_norm", "dgl"],
-        min_length=1,
+        ["grad_cam_signed", "pixel_selection", *(f"enhanced_map{end}" for end in READINGS), "dgl"], min_length=1
     )
     ablation_methods: list[MethodName] = Field(["cam", "dgl"], min_length=1)
     scales: list[Annotated[float, Field(gt=0, le=4)]] = Field([0.75, 1.0, 1.25, 1.5], min_length=1)
@@ -107,8 +105,7 @@ def for_images(count: int) -> tuple[str, ...]:
 def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
     """The profile ``name`` with ``settings`` ("name=value", the value as in YAML) put over it.
 
-    A ``network`` that is set comes with its own ``layers`` and ``layer`` unless those are set too. UserError: an
-    unknown profile, or as ``validated``."""
+    A set ``network`` brings its ``layers`` and ``layer`` unless set too. UserError: no such profile; ``validated``."""
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
         raise UserError(f"unknown profile {name!r}; allowed: {', '.join(known)}")
@@ -139,11 +136,9 @@ def declared(notebook: Path) -> list[str]:
 def check(notebook: str, variables: Mapping[str, Any]) -> Profile:
     """For a notebook's first cell after its parameters: ``study.check("01_train_classifier", globals())``.
 
-    Plain papermill only warns of a misspelt name and sets it all the same. Here it is a UserError, and so is a value
-    that is not allowed."""
+    Papermill only warns of a misspelt name. Here it is a UserError, and so is a value that is not allowed."""
     names = declared(paths.project_root() / "notebooks" / f"{notebook}.ipynb")
     plain = (bool, int, float, str, list)  # what a parameter can be; modules and functions are not
-    given = [k for k, v in variables.items() if k[0] != "_" and k != "In" and isinstance(v, plain)]
-    if unknown := [name for name in given if name not in names]:
+    if unknown := [k for k, v in variables.items() if k[0] != "_" and k not in ("In", *names) and isinstance(v, plain)]:
         raise UserError(f"{notebook}: unknown parameter {unknown[0]!r}; allowed: {', '.join(names)}")
     return validated({name: variables[name] for name in names})

@@ -42,10 +42,9 @@ def run(
     Nothing reaches the results folder before every notebook has succeeded. What a failed run made is kept beside it.
     Training, maps and scores are found again by the next run, so that it goes on where this one stood.
 
-    ``name`` is the profile's, ``notebooks`` are beginnings of their names, ``command`` is what was typed, for the
-    manifest. ``out`` is the results folder; None for ``results/NAME``, ``results/.quick`` for "quick" and
-    ``results/.photos/NAME`` where photographs are shown. Git ignores the latter two. UserError: see ``check_inputs``;
-    or a notebook failed, or another study is writing to the same folder."""
+    ``name`` is the profile's, ``notebooks`` are beginnings of names, ``command`` is what was typed, for the manifest.
+    ``out`` is the results folder; None for ``results/NAME`` or, ignored by git, ``results/.quick`` of "quick" and
+    ``results/.photos/NAME`` with photographs. UserError: ``check_inputs``', a notebook failed, a study runs there."""
     absolute_environment()
     several.wait()  # this starts them, if there are several
     sources = [path for path in paths.notebooks() if path.name.startswith(tuple(notebooks))]
@@ -134,10 +133,8 @@ def check_inputs(profile: Profile, notebooks: set[str], *, localizing: bool = Tr
         dataset = steps.load(profile.data, split, profile.skip_unreadable)
         # Of every data set, a split has all of its masks or none.
         if scoring and split != "train" and dataset[0].mask is None:
-            raise UserError(
-                f"data: {profile.data!r} has no masks of its {split} images, and pixels are scored against masks;"
-                " `dgl evaluate` gives box scores without"
-            )
+            lacks = f"data: {profile.data!r} has no masks of its {split} images, and pixels are scored against masks"
+            raise UserError(f"{lacks}; `dgl evaluate` gives box scores without")
         if isinstance(dataset, Listed):  # creatures are drawn, and what was skipped was decoded
             dataset.check()
             if dataset.small:

@@ -50,10 +50,8 @@ def classifier(checkpoint: str, data: str, layers: Sequence[str] = ()) -> Classi
     """The classifier that ``checkpoint`` names. UserError: its classes are not ``data``'s, or it lacks a layer."""
     model = load_checkpoint(paths.checkpoint_path(checkpoint))
     if model.classes != (classes := load(data, "val").classes):
-        raise UserError(
-            f"checkpoint {checkpoint!r} knows {len(model.classes)} classes ({model.classes[0]}, ..), "
-            f"{data!r} has {len(classes)} ({classes[0]}, ..)"
-        )
+        known = f"checkpoint {checkpoint!r} knows {len(model.classes)} classes ({model.classes[0]}, ..)"
+        raise UserError(f"{known}, {data!r} has {len(classes)} ({classes[0]}, ..)")
     check_layers(model.architecture, layers)
     return model
 

@@ -1,6 +1,5 @@
 """The same study over a grid of parameters: a folder a combination, one table and one figure of all."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 from dgl_lib.errors import UserError
 from dgl_lib.files import write_table
 from dgl_lib.plots import charts, style
-from dgl_lib.study import claims, paths, runner
+from dgl_lib.study import claims, manifest, paths, runner
 from dgl_lib.study.profile import Profile, read_profile
 
 
@@ -31,9 +30,8 @@ def sweep(
 ) -> Path:
     """Run the profile ``name`` with ``settings`` once for each combination of ``grid``, and return the folder.
 
-    A combination that has run before with these very parameters is not run again. ``sweep.csv`` holds each one's table
-    of claims, and ``sweep.png`` the effects. ``how`` goes to ``runner.run``. UserError: before the first run, for a
-    value that is not allowed."""
+    What has run before with these very parameters is not run again. ``sweep.csv`` holds each one's table of claims, and
+    ``sweep.png`` the effects. ``how`` goes to ``runner.run``. UserError: a wrong value, before the first run."""
     folder = paths.project_root() / "results" / ".sweeps" / name
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     asked = [[*settings, *(f"{key}={value}" for key, value in one.items())] for one in combinations]
@@ -58,9 +56,7 @@ def sweep(
 
 def _has_run(folder: Path, profile: Profile, notebooks: Collection[str]) -> bool:
     """Whether every notebook asked for stands in ``folder``, made with this profile's parameters."""
-    if not (file := folder / "manifest.json").is_file():
-        return False
     given = profile.model_dump(mode="json", include=profile.model_fields_set - {"checkpoint"})
-    entries = json.loads(file.read_text(encoding="utf-8"))["notebooks"]
+    entries = manifest.read(folder).get("notebooks", {})
     known = {key[:2] for key, entry in entries.items() if {**entry["parameters"], **given} == entry["parameters"]}
     return known >= set(notebooks)

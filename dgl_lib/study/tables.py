@@ -115,8 +115,7 @@ def comparison(profile: Profile, folder: Path, progress: bool) -> None:
 def _fusions(it: Measured) -> pd.DataFrame | None:
     """The search for a better fusion; of other data the creatures' chosen one, unchanged. None: it cannot be made.
 
-    Other data have mosaics of test images alone, as more take half an hour. There the best single map by share is
-    chosen on test, which can only favour it."""
+    Other data have mosaics of test images alone (more take long), which can only favour the best single by share."""
     drawn, file = it.profile.data == "creatures", paths.project_root() / "results/creatures/05_fusions.csv"
     if (asked := _mosaics(it, it.test, it.maps)) is None or not (drawn or file.is_file()):
         return None
@@ -151,32 +150,25 @@ def _worst(it: Measured, test: Dataset, maps: Maps) -> Figure:
     layer = it.best["dgl"]["layer"]
     column = f"dgl {layer}"
     shown = {"the worst": it.images.sort_values(column, kind="stable").head(12), "the first": it.images.head(12)}
-    lines, rows, wrong = [], [], []
+    lines, wrong, rows = [], [], list[str]()
     for name, images in shown.items():
         panels = []
-        for row in images.reset_index().to_dict("records"):
+        for i, row in zip(images.index, images.to_dict("records"), strict=True):
             title = f"IoU {row[column]:.0f} %, $p_c$ {np.exp(row['log_p_c']):.2f}\n{row['class']}"
-            panels.append(Panel(test[row["index"]], maps.maps["dgl", layer][row["index"]], title))
-        for k in range(0, len(panels), 6):
-            lines.append(panels[k : k + 6])
-            rows.append(name)
+            panels.append(Panel(test[i], maps.maps["dgl", layer][i], title))
+        lines += [panels[k : k + 6] for k in range(0, len(panels), 6)]
+        rows += [name] * (len(lines) - len(rows))
         wrong.append(f"{(images['predicted'] != images['class']).sum()} of {name} {len(images)}")
     title = f"DGL on {layer}: the classifier is wrong about {' and about '.join(wrong)}"
     return grid(lines, pixels=it.pixels, rows=rows, title=title)
 
 
 def _parts(it: Measured) -> pd.DataFrame:
-    """Recall of part and rest and precision of each chosen row, and "gap", part minus rest, paired; ``where`` from."""
-    columns = ["method", "layer", "measure", "mean", "low", "high", "images", "where"]
+    """``recalls`` of each chosen row, and ``where`` the images are from; no row where no telling part is known."""
     known, where = evaluate.with_parts(it.val_scores, it.scores)
     if not known.names:
-        return pd.DataFrame(columns=columns)
-    gaps = []
-    for row in it.rows:
-        part, rest = (evaluate.per_image(it.val_scores, known, row, f"recall_{name}") for name in ("part", "rest"))
-        gaps.append({**row, "measure": "gap", **bootstrap(part - rest).row()})
-    found = evaluate.recalls(it.val_scores, known, it.rows)
-    return pd.concat([found, pd.DataFrame(gaps)], ignore_index=True).assign(where=where)[columns]
+        return pd.DataFrame(columns=["method", "layer", "measure", "mean", "low", "high", "images", "where"])
+    return evaluate.recalls(it.val_scores, known, it.rows).assign(where=where)
 
 
 def scoring(profile: Profile, folder: Path, progress: bool) -> None:
@@ -236,8 +228,7 @@ def _treatments(it: Measured, by_scale: list[dict[float, Maps]]) -> pd.DataFrame
 def control(profile: Profile, folder: Path, progress: bool) -> None:
     """07: wrong class, other weights, low confidence; insertion, deletion and randomised weights; maps of three images.
 
-    The network of shuffled labels is trained for the creatures, which takes minutes. Of other data it is used where
-    notebook 08's tables trained it."""
+    The creatures' network of shuffled labels is trained in minutes; others' is used where notebook 08's step did so."""
     it = Measured(profile, progress)
     fixed = {method: (method, profile.layer) for method in (*METHODS, *CONTROLS)}
     fixed["cam"] = ("cam", it.model.layers[-1].name)
@@ -334,8 +325,7 @@ def selectivity(it: Measured, folder: Path) -> None:
 def trainings(profile: Profile, folder: Path, progress: bool) -> None:
     """08: the same recipe with other seeds, and with the other two networks. Scores, gains, effects image by image.
 
-    The verdicts rest on the seeds' trainings of the profile's own network. The other networks are exploratory, and left
-    out where the starting weights are a file: it fits one network."""
+    Verdicts rest on the seeds' trainings. The others are exploratory, and left out if starting weights are a file."""
     seeds, found, shares = {}, {}, []
     for seed in range(profile.seed, profile.seed + SEEDS.get(profile.data, 3)):
         it = _trained(profile, progress, seed=seed)
@@ -375,8 +365,7 @@ def _trained(profile: Profile, progress: bool, **changes: Any) -> Measured:
 
 
 def every_effect(it: Measured) -> pd.DataFrame:
-    """All effects behind the claims of one trained network, as ``evaluate.effects`` gives them, below each other. They
-    are kept on disk: they take minutes, and a study of several trainings may be broken off."""
+    """All effects behind the claims of one network, as ``evaluate.effects`` gives them; kept, as they take minutes."""
     profile, model = it.profile, it.model
     facts = profile.model_dump(include={"image_size", "alpha", "rule", "layer", "layers", "scales", "kernels"})
     facts |= {"precision": "fast"} if profile.precision == "fast" else {}
