@@ -17,7 +17,7 @@ from dgl_lib import metrics
 from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import Maps, Scores, choose, raw, raw_maps, report, score
-from dgl_lib.evaluate.scores import per_image
+from dgl_lib.evaluate.scores import choices, per_image
 from dgl_lib.localize import localize
 from dgl_lib.models import SPGPlain, preprocess, spg_plain
 
@@ -369,7 +369,7 @@ def test_the_means_of_the_tidy_table_are_the_report() -> None:
     data = Toy(5)
     val, test = (score(data, {1.0: toy_maps(side, count=5), 2.0: toy_maps(7, count=5)}, SETTINGS) for side in (4, 5))
     test = changed(test, has_part=np.arange(5) > 1)
-    table = test.table(val)
+    table = test.table(choices(val))
     assert len(table) == 8 * 5 and table["image"].tolist()[:5] == data.names
     keys, means = ["method", "layer", "scales", "kernel"], ["iou", "miou", "precision", "recall_part", "recall_rest"]
     assert not table.duplicated([*keys, "image"]).any()
