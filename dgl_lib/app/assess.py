@@ -15,7 +15,7 @@ from dgl_lib.app import networks
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import BASELINES, Maps, raw_maps, report, score
 from dgl_lib.evaluate.boxes import box_scores, box_table, in_parts
-from dgl_lib.evaluate.scores import Scores, choices, tell_left_out
+from dgl_lib.evaluate.scores import Scores, choices
 from dgl_lib.fast import pick_device
 from dgl_lib.files import exclusive, need_apart, sha256, write_table, write_tables
 from dgl_lib.localize import METHODS, gradients, localize
@@ -94,7 +94,9 @@ def evaluate(
             pairs += [(name, "", "baseline") for name in BASELINES]
             rows = pd.DataFrame(pairs, columns=["method", "layer", "kind"])
             which: Any = rows[["method", "layer"]].to_dict("records")
-            before, after = ((box_scores(*some, which, **kept) for some in found(parts[s])) for s in ("val", split))
+            before, after = (
+                (box_scores(some, maps, which, **kept) for some, maps in found(parts[s])) for s in ("val", split)
+            )
             tables["boxes"] = box_table(rows, val_boxes := in_parts(before), in_parts(after, val_boxes))
         for name, table in tables.items():
             write_table(out / f"{name}.csv", table)
@@ -116,12 +118,14 @@ def _in_turn(part: library.Dataset, **how: Any) -> Iterator[tuple[library.Datase
 
 def _scored(part: library.Dataset, found: Callable[[Any], Iterable[Any]], **kept: Any) -> Iterator[Scores]:
     """The scores of the images, found in turn. Those without an object are told at the end."""
-    there = 0
+    left_out = len(part)
     for some in found(part):
-        scores = score(*some, whole=False, **kept)
-        there += len(scores.names)
+        with warnings.catch_warnings(action="ignore"):
+            scores = score(*some, **kept)
+        left_out -= len(scores.names)
         yield scores
-    tell_left_out(f"{part.name} {part.split}", len(part) - there, len(part))
+    if left_out:
+        warnings.warn(f"{part.name} {part.split}: {left_out} images without an object left out", stacklevel=2)
 
 
 def _readable(network: networks.Network, part: library.Dataset, skip: bool, progress: bool) -> library.Dataset:

@@ -26,13 +26,13 @@ BASELINES = {"whole_image": whole_image, "centred_gaussian": centred_gaussian}
 #: Score of each image at every threshold, (images, 256) in 0..1 or NaN, from histograms (images, 4, 256).
 MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "iou": metrics.iou,
+    "miou": metrics.miou,
     "precision": metrics.precision,
     "recall_part": partial(metrics.recall, region=metrics.PART),
     "recall_rest": partial(metrics.recall, region=metrics.REST),
 }
 Setting = tuple[tuple[float, ...], float]  # scales, and the closing kernel as a fraction of the side
 SINGLE: tuple[float, ...] = (1.0,)
-MEANS = ["iou", "miou", "precision", "recall_part", "recall_rest"]  # columns of an image table
 Choices = Mapping[tuple[Any, ...], tuple[int, float]]  # by a row's values: its threshold, and its mean IoU there
 
 
@@ -69,11 +69,10 @@ class Scores:
         """One row an image, method, layer and setting: the image's scores at the threshold that is chosen.
         Columns: method, layer, scales, kernel, threshold (0..255), image, label; iou, miou, precision, recall_part,
         recall_rest in percent. NaN where there is nothing to measure, such as a part that is not known."""
-        measures = {"iou": metrics.iou, "miou": metrics.miou} | MEASURES
         table, rows = [], cast(list[Any], self.rows.to_dict("records"))
         for row, hist in zip(rows, self.hist, strict=True):
             t, _ = chosen[tuple(row.values())]
-            cells = {name: 100 * curve(hist)[:, t] for name, curve in measures.items()}
+            cells = {name: 100 * curve(hist)[:, t] for name, curve in MEASURES.items()}
             cells |= {f"recall_{of}": np.where(self.has_part, cells[f"recall_{of}"], np.nan) for of in ("part", "rest")}
             table.append(pd.DataFrame({**row, "threshold": t, "image": self.names, "label": self.labels, **cells}))
         return pd.concat(table, ignore_index=True)
@@ -88,13 +87,12 @@ def score(
     size: int | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
-    whole: bool = True,
 ) -> Scores:
     """Post-process every map in the study's one order and count its pixels. The two trivial baselines come along.
     ``maps`` are raw maps by scale. Each of ``settings``, scales and closing kernel, makes a row for every layer of each
     of ``methods`` (None: all). Maps and masks are compared at a square of side ``size``, or as LID does at the
     photograph's own size (None). Parts are kept in ``folder`` below a name made of all that determines them. Images
-    without an object are left out and, of a ``whole`` set, told (``tell_left_out``). UserError: no image or mask."""
+    without an object are left out and counted in a warning. UserError: no image, or no mask."""
     what = f"{dataset.name} {dataset.split}"
     if not len(dataset):
         raise UserError(f"{what}: no image given, at least one needed")
@@ -117,20 +115,12 @@ def score(
         parts = parts_folder(folder, "scores", facts)
     found = in_parts(len(dataset), counted, parts, f"scoring {what}", progress)
     there = found["hist"][:, 0, [metrics.REST, metrics.PART]].any((1, 2))  # object pixels that count
-    if whole:
-        tell_left_out(what, int((~there).sum()), there.size)
+    if not there.all():
+        warnings.warn(f"{what}: {(~there).sum()} images without an object left out", stacklevel=2)
     names = [dataset.names[i] for i in np.flatnonzero(there)]
     hist = np.ascontiguousarray(found.pop("hist").swapaxes(0, 1)[:, there])  # (rows, images, 4, 256)
     table = pd.DataFrame(rows, columns=["method", "layer", "scales", "kernel"])
     return Scores(table, hist, names, dataset.labels[there], found["has_part"][there])
-
-
-def tell_left_out(what: str, count: int, of: int) -> None:
-    """Warn of the images without an object, which have no score. UserError: no image has one."""
-    if count == of:
-        raise UserError(f"{what}: no mask holds an object pixel, at least one needed")
-    if count:
-        warnings.warn(f"{what}: {count} images without an object left out", stacklevel=3)
 
 
 def _histograms(
@@ -184,12 +174,15 @@ def choose(hist: np.ndarray) -> int:
 
 
 def choices(val: Iterable[Scores]) -> Choices:
-    """The one threshold of each row with the best mean IoU over (validation) images, which may come part by part."""
+    """The one threshold of each row with the best mean IoU over (validation) images, which may come part by part.
+    UserError: there is no image with an object."""
     total: Any = 0
     count, rows = 0, []
     for part in val:
         total = total + np.stack([metrics.iou(hist).sum(0) for hist in part.hist])  # rows x 256
         count, rows = count + len(part.names), list(part.rows.itertuples(index=False, name=None))
+    if not count:
+        raise UserError("no mask holds an object pixel, at least one needed")
     return {row: (int(curve.argmax()), curve.max()) for row, curve in zip(rows, total / count, strict=True)}
 
 
@@ -213,7 +206,8 @@ def report(val: Iterable[Scores], test: Iterable[Scores]) -> pd.DataFrame:
     pooled: Any = 0
     curves: Any = 0
     for part in test:
-        values.append(part.table(chosen)[MEANS].to_numpy().reshape(len(part.rows), len(part.names), len(MEANS)))
+        cells = part.table(chosen)[[*MEASURES]].to_numpy()
+        values.append(cells.reshape(len(part.rows), len(part.names), len(MEASURES)))
         curves = curves + np.stack([metrics.iou(hist).sum(0) for hist in part.hist])  # rows x 256
         pooled, rows = pooled + part.hist.sum(1), cast(list[Any], part.rows.to_dict("records"))
     for row, cells, curve, hist in zip(rows, np.concatenate(values, axis=1), curves, pooled, strict=True):
@@ -221,7 +215,7 @@ def report(val: Iterable[Scores], test: Iterable[Scores]) -> pd.DataFrame:
         found, peak = metrics.bootstrap(cells[:, 0]), metrics.Curve(curve / len(cells))
         row |= {"threshold": t, "val_iou": 100 * val_iou, "iou": found.mean, "low": found.low, "high": found.high}
         row |= {"iou_pooled": 100 * metrics.iou(hist)[t]}
-        for name, of_images in zip(MEANS[1:], cells.T[1:], strict=True):
+        for name, of_images in zip([*MEASURES][1:], cells.T[1:], strict=True):
             row[name] = np.nanmean(of_images) if np.isfinite(of_images).any() else np.nan
         table.append(row | {"test_peak": 100 * peak.peak, "test_peak_threshold": peak.threshold})
     return pd.DataFrame(table)
