@@ -56,16 +56,12 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
-def write_tables(path: Path, tables: Iterable[pd.DataFrame], *, digits: int = 6, index: bool = False) -> None:
-    """Write one CSV file of tables with the same columns. Floats have ``digits`` significant digits."""
+def write_table(path: Path, table: Any, *, digits: int = 6, index: bool = False) -> Any:
+    """Write a CSV file whose floats have ``digits`` significant digits, of a table or of its parts. Hand it back."""
+    parts: Iterable[pd.DataFrame] = [table] if isinstance(table, pd.DataFrame) else table
     how: dict[str, Any] = {"index": index, "float_format": f"%.{digits}g", "lineterminator": "\n"}
-    texts = (table.to_csv(header=not k, **how) for k, table in enumerate(tables))
+    texts = (part.to_csv(header=not k, **how) for k, part in enumerate(parts))
     write_bytes(path, (text.encode(errors="backslashreplace") for text in texts))
-
-
-def write_table(path: Path, table: pd.DataFrame, **how: Any) -> pd.DataFrame:
-    """The same of one table, which is handed back."""
-    write_tables(path, [table], **how)
     return table
 
 

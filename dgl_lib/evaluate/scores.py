@@ -20,9 +20,13 @@ from dgl_lib import metrics
 from dgl_lib.data.records import Dataset, Record
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.raw import Maps, in_parts, parts_folder
-from dgl_lib.maps import centred_gaussian, close, minmax, multiscale, to_uint8, whole_image
+from dgl_lib.maps import centred_gaussian, close, minmax, multiscale, to_uint8
 
-BASELINES = {"whole_image": whole_image, "centred_gaussian": centred_gaussian}
+#: Maps (H, W) of a size that look at no image.
+BASELINES: dict[str, Callable[[tuple[int, int]], torch.Tensor]] = {
+    "whole_image": torch.ones,
+    "centred_gaussian": centred_gaussian,
+}
 #: Score of each image at every threshold, (images, 256) in 0..1 or NaN, from histograms (images, 4, 256).
 MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "iou": metrics.iou,
