@@ -120,7 +120,8 @@ def _scored(part: library.Dataset, found: Callable[[Any], Iterable[Any]], **kept
     """The scores of the images, found in turn. Those without an object are told at the end."""
     left_out = len(part)
     for some in found(part):
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*without an object left out")
             scores = score(*some, **kept)
         left_out -= len(scores.names)
         yield scores
