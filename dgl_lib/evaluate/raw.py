@@ -71,6 +71,7 @@ def raw_maps(
     side = round(size * scale)
     if side < 32:
         raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
+    # "flip" stands in the names of what is stored already.
     facts: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "side": side, "flip": False}
     facts |= {"given": given, "alpha": alpha, "rule": rule} | ({} if head == "softmax" else {"head": head})
     if classes is not None:
