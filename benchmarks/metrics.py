@@ -100,21 +100,28 @@ def cases(images: int) -> Iterator[tuple[str, str, list[tuple[Function, Function
                 )
             )
         yield "IoU curve", f"{side} x {side} px", pairs
-    for name, every, smooth, threads in (
-        ("MaxBoxAccV2", True, True, None),
-        ("MaxBoxAccV2", True, True, 1),
-        ("MaxBoxAccV2", True, False, None),
-        ("MaxBoxAcc", False, True, None),
+    for name, smooth, threads in (
+        ("MaxBoxAccV2", True, None),
+        ("MaxBoxAccV2", True, 1),
+        ("MaxBoxAccV2", False, None),
+        ("MaxBoxAcc", True, None),
+        ("both box scores", True, 1),
+        ("both box scores", False, 1),
+        ("both box scores", False, None),
     ):
+        which = {"MaxBoxAcc": [False], "MaxBoxAccV2": [True]}.get(name, [False, True])
         pairs = []
         for seed in range(images):
             score, _, truth = drawn(boxes.SIZE, smooth, seed)
 
-            def at_once(score=score, truth=truth, every=every, threads=threads) -> np.ndarray:
-                found = boxes.search(score, threads=threads)
-                return found.best_iou(truth) if every else found.largest_iou(truth)
+            def loop(score=score, truth=truth, which=which) -> np.ndarray:
+                return np.stack([loop_boxes(score, truth, every=every) for every in which])
 
-            pairs.append((lambda score=score, truth=truth, every=every: loop_boxes(score, truth, every=every), at_once))
+            def at_once(score=score, truth=truth, which=which, threads=threads) -> np.ndarray:
+                found = boxes.search(score, threads=threads)
+                return np.stack([found.best_iou(truth) if every else found.largest_iou(truth) for every in which])
+
+            pairs.append((loop, at_once))
         yield name, ("smooth" if smooth else "noisy") + " maps" + (", one thread" if threads == 1 else ""), pairs
     for n in (60, 400):
         values = np.random.default_rng(n).random(n)

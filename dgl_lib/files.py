@@ -7,7 +7,7 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -22,14 +22,14 @@ from filelock import FileLock, Timeout
 from dgl_lib.errors import UserError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path``, then put it in place in one step. The folder is made if need be."""
+def write_bytes(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write ``data``, whole or in pieces, beside ``path``, then put it in place in one step. Folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent.resolve())
     beside = path.with_name(f".{path.name}.{os.getpid()}.dgl-unfinished")
     try:
         with beside.open("wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
@@ -56,9 +56,12 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
-def write_table(path: Path, table: pd.DataFrame, *, digits: int = 6, index: bool = False) -> pd.DataFrame:
-    """Write a CSV file whose floats have ``digits`` significant digits, and hand the table back."""
-    write_text(path, table.to_csv(index=index, float_format=f"%.{digits}g", lineterminator="\n"))
+def write_table(path: Path, table: Any, *, digits: int = 6, index: bool = False) -> Any:
+    """Write a CSV file whose floats have ``digits`` significant digits, of a table or of its parts. Hand it back."""
+    parts: Iterable[pd.DataFrame] = [table] if isinstance(table, pd.DataFrame) else table
+    how: dict[str, Any] = {"index": index, "float_format": f"%.{digits}g", "lineterminator": "\n"}
+    texts = (part.to_csv(header=not k, **how) for k, part in enumerate(parts))
+    write_bytes(path, (text.encode(errors="backslashreplace") for text in texts))
     return table
 
 

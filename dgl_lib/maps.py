@@ -1,6 +1,6 @@
 """What happens to a raw map before it is scored, in the same order for every method.
 
-    raw map of each scale and flip -> minmax -> resize -> mean -> minmax -> close -> minmax -> to_uint8
+    raw map of each scale -> minmax -> resize -> mean -> minmax -> close -> minmax -> to_uint8
 
 Every function takes and gives maps (..., h, w) and treats each map by itself.
 """
@@ -85,7 +85,7 @@ def resize(m: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def multiscale(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """One map in 0..1 at ``size`` from the raw maps of several scales and flips: minmax, resize, mean, minmax."""
+    """One map in 0..1 at ``size`` from the raw maps of several scales: minmax, resize, mean, minmax."""
     if not len(maps):
         raise UserError("multiscale: no map given, at least one needed")
     return minmax(torch.stack([resize(minmax(m), size) for m in maps]).mean(0))  # S x ... x H x W -> ... x H x W
@@ -139,8 +139,3 @@ def centred_gaussian(size: tuple[int, int]) -> Tensor:
     """A baseline that looks at no image: exp(-(x^2 + y^2) / 2), x and y in units of half a side, (H, W)."""
     y, x = (torch.linspace(-1, 1, side) if side > 1 else torch.zeros(1) for side in size)  # H, W
     return minmax(torch.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / 2))  # H x W
-
-
-def whole_image(size: tuple[int, int]) -> Tensor:
-    """The other such baseline: every pixel belongs to the object, (H, W) of ones."""
-    return torch.ones(size)

@@ -52,8 +52,9 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def tap(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of ``layers`` in one forward pass: ``{layer: (N, K, h, w)}``, empty before that pass.
 
-    Gradients can be taken for each. The network goes on with a clone, so an activation that works in place cannot
-    overwrite them. UserError: an unknown layer, one that runs several times, or one that gives no feature map."""
+    Gradients can be taken for each. The network goes on with a clone, which shares memory until something writes: an
+    activation that works in place cannot overwrite them. UserError: an unknown layer, one that runs several times, or
+    one that gives no feature map."""
     outputs: dict[str, Tensor] = {}
     runs = dict.fromkeys(layers, 0)
 
@@ -63,9 +64,11 @@ def tap(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
             if not isinstance(output, Tensor) or output.ndim != 4:
                 got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise UserError(f"layer {name!r} gives {got}, a feature map N x K x h x w is needed")
-            # No weight needs a gradient, so the graph begins at the first tapped layer.
+            # No weight needs a gradient, so the graph begins at the first tapped layer. Only memory of torch's own can
+            # be shared, and only these devices mind whether it is.
+            lazy = output.requires_grad and output.device.type in ("cpu", "cuda")
             outputs[name] = output if output.requires_grad else output.detach().requires_grad_()
-            return outputs[name].clone()  # N x K x h x w
+            return torch._lazy_clone(outputs[name]) if lazy else outputs[name].clone()  # N x K x h x w
 
         return read
 

@@ -104,8 +104,8 @@ BREAKAGES = [
     Breakage(
         "threshold taken on test",
         "evaluate/scores.py",
-        "t, curve = choose(before), metrics.iou(hist)",
-        "t, curve = choose(hist), metrics.iou(hist)",
+        "chosen, values, table = choices(val), [], []",
+        "chosen, values, table = choices(test), [], []",
         "evaluate",
         LAYERS,
     ),

@@ -8,7 +8,9 @@ import shlex
 import shutil
 import sys
 import warnings
+import weakref
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -26,6 +28,7 @@ from dgl_lib import data
 from dgl_lib.app import assess, cli, export, networks
 from dgl_lib.data.creatures import Creatures
 from dgl_lib.errors import UserError
+from dgl_lib.evaluate import raw_maps
 from dgl_lib.files import exclusive
 from dgl_lib.models import load_checkpoint, save_checkpoint, spg_plain
 from dgl_lib.study import paths, steps
@@ -579,3 +582,41 @@ def test_boxes_where_there_are_no_masks(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert set(tables) == {"accuracy", "boxes"} and (tmp_path / "boxes.csv").is_file()
     assert list(dict.fromkeys(tables["boxes"]["method"])) == ["dgl", "whole_image", "centred_gaussian"]
     assert set(tables["boxes"]["score"]) == {"MaxBoxAcc", "GT-known", "Top-1", "Top-5", "MaxBoxAccV2"}
+
+
+class SomeEmpty(Creatures):
+    """Creatures of which the first three hold no object."""
+
+    def __getitem__(self, index: int):
+        record = super().__getitem__(index)
+        return replace(record, mask=record.mask & (index > 2)) if record.mask is not None else record
+
+
+@pytest.mark.parametrize("kind", [SomeEmpty, NoMasks])
+def test_an_evaluation_holds_the_maps_of_few_images_and_gives_the_same(kind, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(data.DATASETS, "creatures", lambda split, root: kind(split, 16))
+    how = {"layers": ("Mixed_6e", "add1"), "methods": ("dgl", "cam"), "size": 32, "limit": 1, "device": "cpu"}
+    made, alive = [], []
+
+    def watched(*args, **options):
+        made.append(weakref.ref(maps := raw_maps(*args, **options)))
+        alive.append(sum(one() is not None for one in made))
+        return maps
+
+    network = networks.open_network("creatures")
+    for together in (256, 3):  # of 8 images
+        monkeypatch.setattr(assess, "TOGETHER", together)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            assess.evaluate(network, "creatures", tmp_path / str(together), **how)
+        texts = {str(warning.message) for warning in told if "left out" in str(warning.message)}
+        empty = {f"creatures {s}: 3 images without an object left out" for s in ("val", "test")}
+        assert texts == (empty if kind is SomeEmpty else set())
+        monkeypatch.setattr(assess, "raw_maps", watched)
+    assert len(made) >= 6 and max(alive) <= 2  # the ones in use, and those before them
+    whole, parts = (tmp_path / "256", tmp_path / "3")
+    for file in whole.glob("*.csv"):
+        a, b = (pd.read_csv(folder / file.name, keep_default_na=False) for folder in (whole, parts))
+        if file.name == "images.csv":
+            a, b = (table.sort_values(["method", "layer", "image"], ignore_index=True) for table in (a, b))
+        pd.testing.assert_frame_equal(a, b, rtol=1e-9)

@@ -17,7 +17,7 @@ from dgl_lib import metrics
 from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import Maps, Scores, choose, raw, raw_maps, report, score
-from dgl_lib.evaluate.scores import per_image
+from dgl_lib.evaluate.scores import choices, per_image
 from dgl_lib.localize import localize
 from dgl_lib.models import SPGPlain, preprocess, spg_plain
 
@@ -27,16 +27,15 @@ class Toy:
 
     name, split, classes = "toy", "test", ("a", "b", "c")
 
-    def __init__(self, count: int, mirrored: bool = False, digest: str = "d"):
+    def __init__(self, count: int, digest: str = "d"):
         self.names, self.labels = [str(i) for i in range(count)], np.arange(count, dtype=np.int64) % 3
-        self.mirrored, self.digest = mirrored, digest
+        self.digest = digest
 
     def __len__(self) -> int:
         return len(self.names)
 
     def image(self, index: int) -> np.ndarray:
-        image = np.random.default_rng(index).integers(256, size=(32, 32, 3)).astype(np.uint8)
-        return np.ascontiguousarray(image[:, ::-1]) if self.mirrored else image
+        return np.random.default_rng(index).integers(256, size=(32, 32, 3)).astype(np.uint8)
 
     def __getitem__(self, index: int) -> Record:
         mask, part, ignore = np.zeros((3, 20, 30), bool)
@@ -90,14 +89,6 @@ def test_maps_of_scales_bring_along_what_the_table_needs(model: SPGPlain) -> Non
     assert {("cam", "add1"), ("dgl", "Mixed_6e"), ("pixel_selection", "Mixed_6e")} <= set(one[1.25].maps)
 
 
-def test_flipped_maps_are_turned_back(model: SPGPlain) -> None:
-    """Feeding a mirrored photograph mirrored is feeding the photograph; its map must come back mirrored."""
-    plain, twice = raw_maps(model, Toy(2), **WHAT), raw_maps(model, Toy(2, mirrored=True), flip=True, **WHAT)
-    assert np.array_equal(plain.logits, twice.logits)
-    for key, m in plain.maps.items():
-        assert np.array_equal(m[..., ::-1], twice.maps[key]) and not np.array_equal(m, twice.maps[key])
-
-
 def test_a_killed_run_computes_only_what_is_missing(model: SPGPlain, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(raw, "PART", 2)
     data, seen = Toy(7), []
@@ -148,7 +139,7 @@ def test_the_key_sees_all_that_determines_a_map(model: SPGPlain, tmp_path: Path,
     run(device="auto" if not torch.cuda.is_available() else "cpu", progress=False)
     assert folders() == 1
     changes: list[dict] = [
-        *({"layers": ["add1", "Mixed_6e"]}, {"methods": ["dgl"]}, {"size": 40}, {"scale": 1.5}, {"flip": True}),
+        *({"layers": ["add1", "Mixed_6e"]}, {"methods": ["dgl"]}, {"size": 40}, {"scale": 1.5}),
         *({"given": False}, {"alpha": 2.0}, {"rule": "autograd"}, {"data": Toy(1, digest="other")}),
     ]
     for count, change in enumerate(changes, start=2):
@@ -369,7 +360,7 @@ def test_the_means_of_the_tidy_table_are_the_report() -> None:
     data = Toy(5)
     val, test = (score(data, {1.0: toy_maps(side, count=5), 2.0: toy_maps(7, count=5)}, SETTINGS) for side in (4, 5))
     test = changed(test, has_part=np.arange(5) > 1)
-    table = test.table(val)
+    table = test.table(choices(val))
     assert len(table) == 8 * 5 and table["image"].tolist()[:5] == data.names
     keys, means = ["method", "layer", "scales", "kernel"], ["iou", "miou", "precision", "recall_part", "recall_rest"]
     assert not table.duplicated([*keys, "image"]).any()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from dgl_lib.errors import UserError
+from dgl_lib.evaluate import BASELINES
 from dgl_lib.maps import (
     NORMALISATIONS,
     centred_gaussian,
@@ -21,7 +22,6 @@ from dgl_lib.maps import (
     normalise,
     resize,
     to_uint8,
-    whole_image,
 )
 
 VALUES = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -297,7 +297,8 @@ def test_to_uint8_refuses_what_would_wrap(bad: float) -> None:
 
 
 def test_trivial_baselines() -> None:
-    assert whole_image((3, 5)).shape == (3, 5) and (whole_image((3, 5)) == 1).all()
+    whole_image = BASELINES["whole_image"]((3, 5))
+    assert whole_image.shape == (3, 5) and (whole_image == 1).all()
     m = centred_gaussian((5, 9))
     assert (m.min(), m.max()) == (0, 1) and m[2, 4] == 1 and m[0, 0] == 0
     torch.testing.assert_close(m, m.flip(0))

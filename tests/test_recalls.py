@@ -27,6 +27,8 @@ def test_scores_of_an_image() -> None:
     scores = handmade()
     assert {measure: per_image(scores, scores, DGL, measure).tolist() for measure in MEASURES} == {
         "iou": [50.0, 50.0],  # 40 / (60 + 20)
+        "miou": [pytest.approx(100 * (40 / 80 + 80 / 120) / 2)]
+        * 2,  # of 120 that are no object or not found, 80 are right
         "recall_rest": [75.0, 75.0],
         "recall_part": [50.0, 50.0],
         "precision": [pytest.approx(100 * 40 / 60)] * 2,

@@ -50,6 +50,23 @@ def test_what_is_tapped_is_the_true_output_before_an_in_place_relu() -> None:
     assert torch.equal(found["0.0"].S, convolved)  # nor is it overwritten by a later pass
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_tapped_output_is_copied_only_where_something_overwrites_it(inplace: bool) -> None:
+    model, shared = vgg_like(inplace), []
+    model[0][4].register_forward_hook(lambda m, inputs, o: shared.append(torch._C._is_cow_tensor(inputs[0])))
+    gradients(model, IMAGES, None, ["0.2", "0.3"])
+    assert shared == [not inplace]
+
+
+def test_memory_that_is_not_torchs_own_can_be_tapped() -> None:
+    class Foreign(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.from_numpy(x.numpy())
+
+    model = nn.Sequential(Foreign(), *vgg_like())
+    assert torch.equal(gradients(model, IMAGES, None, ["0", "1.0"])["0"].S, IMAGES)
+
+
 def test_gradients_do_not_feel_in_place_activations() -> None:
     layers = ["0.0", "0.1", "0.2", "0.3", "0.4"]
     a, b = (gradients(vgg_like(inplace), IMAGES, None, layers) for inplace in (True, False))

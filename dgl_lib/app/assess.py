@@ -1,8 +1,9 @@
 """Any classifier on any data set, without the study around it. One folder gets the tables that the notebooks make."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from dgl_lib import data as library
 from dgl_lib.app import networks
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import BASELINES, Maps, raw_maps, report, score
-from dgl_lib.evaluate.boxes import box_scores, box_table
+from dgl_lib.evaluate.boxes import box_scores, box_table, in_parts
+from dgl_lib.evaluate.scores import Scores, choices
 from dgl_lib.fast import pick_device
 from dgl_lib.files import exclusive, need_apart, sha256, write_table
 from dgl_lib.localize import METHODS, gradients, localize
@@ -21,6 +23,8 @@ from dgl_lib.metrics import bootstrap
 from dgl_lib.models import Classifier, digest, preprocess
 from dgl_lib.study import manifest
 from dgl_lib.study.manifest import hardware, versions
+
+TOGETHER = 256  # images whose maps and scores are in memory at once
 
 
 def evaluate(
@@ -78,27 +82,51 @@ def evaluate(
         how: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "size": size}
         how |= {"alpha": alpha, "rule": rule, "head": head}
         kept: dict[str, Any] = {"folder": out / ".parts", "progress": progress}
-        maps = {s: raw_maps(network.model, part, device=device, **how, **kept) for s, part in parts.items()}
-        tables = {"accuracy": accuracy(parts[split], maps[split])}
+        found: Callable[..., Any] = partial(_in_turn, model=network.model, device=device, **how, **kept)
+        answers = np.concatenate([maps[1.0].logits.argmax(1) for _, maps in found(parts[split])])
+        tables = {"accuracy": accuracy(parts[split], answers)}
         if with_mask:
-            val, reported = (score(parts[s], {1.0: maps[s]}, **kept) for s in ("val", split))
-            tables |= {"scores": report(val, reported), "images": reported.table(val)}
+            val, test = (partial(_scored, parts[s], found, **kept) for s in ("val", split))
+            tables["scores"], chosen = report(val(), test()), choices(val())
+            write_table(out / "images.csv", (some.table(chosen) for some in test()))
         else:
-            rows = [(*pair, "method") for pair in maps[split].maps] + [(name, "", "baseline") for name in BASELINES]
-            chosen = pd.DataFrame(rows, columns=["method", "layer", "kind"])
-            which = [{"method": method, "layer": layer} for method, layer, _ in rows]
-            before, after = (box_scores(parts[s], {1.0: maps[s]}, which, **kept) for s in ("val", split))
-            tables["boxes"] = box_table(chosen, before, after)
+            pairs = [(*pair, "method") for pair in next(found(parts[split]))[1][1.0].maps]
+            pairs += [(name, "", "baseline") for name in BASELINES]
+            rows = pd.DataFrame(pairs, columns=["method", "layer", "kind"])
+            which: Any = rows[["method", "layer"]].to_dict("records")
+            before, after = (
+                (box_scores(some, maps, which, **kept) for some, maps in found(parts[s])) for s in ("val", split)
+            )
+            tables["boxes"] = box_table(rows, val_boxes := in_parts(before), in_parts(after, val_boxes))
         for name, table in tables.items():
             write_table(out / f"{name}.csv", table)
-        made = {f"{name}.csv": sha256(out / f"{name}.csv") for name in tables}
+        made = {f"{name}.csv": sha256(out / f"{name}.csv") for name in [*tables, *["images"] * with_mask]}
         facts: dict[str, Any] = {"network": network.name, "model_sha256": digest(network.model), "data": data}
         facts |= {"data_sha256": {s: part.digest for s, part in parts.items()}}
         facts |= {"images": {s: len(part) for s, part in parts.items()}, "left_out": left_out}
         facts |= {"split": split, "per_class": limit, **how, "versions": versions(), "hardware": hardware()}
         manifest.write(out, facts | {"files": made}, set(manifest.read(out).get("files", {})) - set(made))
-    tables.pop("images", None)  # for the folder alone
     return tables
+
+
+def _in_turn(part: library.Dataset, **how: Any) -> Iterator[tuple[library.Dataset, dict[float, Maps]]]:
+    """The images and their raw maps, ``TOGETHER`` at a time. What stands on disk is read from there."""
+    for start in range(0, len(part), TOGETHER):
+        some = library.Subset(part, range(start, min(start + TOGETHER, len(part))))
+        yield some, {1.0: raw_maps(dataset=some, **how)}
+
+
+def _scored(part: library.Dataset, found: Callable[[Any], Iterable[Any]], **kept: Any) -> Iterator[Scores]:
+    """The scores of the images, found in turn. Those without an object are told at the end."""
+    left_out = len(part)
+    for some in found(part):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*without an object left out")
+            scores = score(*some, **kept)
+        left_out -= len(scores.names)
+        yield scores
+    if left_out:
+        warnings.warn(f"{part.name} {part.split}: {left_out} images without an object left out", stacklevel=2)
 
 
 def _readable(network: networks.Network, part: library.Dataset, skip: bool, progress: bool) -> library.Dataset:
@@ -127,8 +155,8 @@ def _with_boxes(part: library.Dataset) -> library.Dataset:
     return part
 
 
-def accuracy(part: library.Dataset, maps: Maps) -> pd.DataFrame:
-    """Top-1 of the classifier and of always answering the most frequent class: answer, mean, low, high, n (shares)."""
-    answers = {"classifier": maps.logits.argmax(1), "majority class": np.bincount(part.labels).argmax()}
+def accuracy(part: library.Dataset, answer: np.ndarray) -> pd.DataFrame:
+    """Top-1 of the classifier's ``answer`` (n,) and of always the most frequent class: answer, mean, low, high, n."""
+    answers = {"classifier": answer, "majority class": np.bincount(part.labels).argmax()}
     found = {name: bootstrap((answer == part.labels).astype(float)) for name, answer in answers.items()}
     return pd.DataFrame([{"answer": name, **asdict(x)} for name, x in found.items()])

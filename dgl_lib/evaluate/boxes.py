@@ -1,6 +1,6 @@
 """Box scores and PxAP image by image, and their one table: every score of every method, thresholds from validation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -37,6 +37,16 @@ class BoxScores:
     #: (images, 6, 1000) bool, right at each of ``THRESHOLDS``: GT-known, Top-1, Top-5, MaxBoxAccV2's three IoU levels
     hits: np.ndarray
     pixels: np.ndarray | None = None  # (images, 2, 1002) uint16, PxAP's background and object pixels by score
+    #: (6, 1000), the mean of ``hits`` where they are not kept, but for one threshold a curve: ``hits`` is (images, 6)
+    mean: np.ndarray | None = None
+
+    def curves(self) -> np.ndarray:
+        """The share of images that are right at each threshold, (6, 1000)."""
+        return self.hits.mean(0) if self.mean is None else self.mean
+
+    def at(self, t: np.ndarray) -> np.ndarray:
+        """Whether each image is right at the threshold t (6,) of each curve, (images, 6)."""
+        return self.hits[:, np.arange(len(t)), t] if self.mean is None else self.hits
 
 
 def with_object(dataset: Dataset, maps: Mapping[float, Maps], scores: Scores) -> tuple[Dataset, dict[float, Maps]]:
@@ -80,6 +90,21 @@ def box_scores(
         file = folder / f"boxes-{key_of(facts, [logits, *raw])}.npz"
         result[tuple(row.values())] = BoxScores(**kept(file, partial(searched, row, raw)))
     return result
+
+
+def in_parts(
+    parts: Iterable[Mapping[Key, BoxScores]], val: Mapping[Key, BoxScores] | None = None
+) -> dict[Key, BoxScores]:
+    """Box scores that come part by part, without their hits but for those at the thresholds that ``val`` chooses."""
+    total: dict[Key, Any] = {}
+    hits: dict[Key, list[np.ndarray]] = {}
+    for part in parts:
+        for key, of in part.items():
+            t = (val or part)[key].curves().argmax(-1)  # (6,)
+            total[key] = total.get(key, 0) + of.hits.sum(0)
+            hits.setdefault(key, []).append(of.at(t))
+    joined = {key: np.concatenate(of) for key, of in hits.items()}
+    return {key: BoxScores(of, mean=total[key] / len(of)) for key, of in joined.items()}
 
 
 def treated(raw: Sequence[np.ndarray], kernel: float = 0.0) -> np.ndarray:
@@ -162,14 +187,13 @@ def _scored(
         assert val.pixels is not None and test.pixels is not None
         drawn = pooled(test.pixels, pxap)
         return {"threshold": "", "val": pxap(val.pixels.sum(0)), "test": drawn[0], "test_peak": drawn[0]}, drawn
+    which = BOX_SCORES.get(score, [0])
     if masks and score == "mask IoU":
-        before, after = (metrics.iou(of.find(**row))[:, None] for of in masks)  # (images, curves, thresholds)
-    else:
-        before, after = (of.hits[:, BOX_SCORES[score]] for of in (val, test))
-    t = before.mean(0).argmax(-1)  # one for each curve
-    images = 100 * after[:, np.arange(len(t)), t].mean(1)
-    shown = " ".join(f"{k}" if score == "mask IoU" else f"{THRESHOLDS[k]:.3f}" for k in t)
-    val_peak, test_peak = (float(100 * of.mean(0).max(-1).mean()) for of in (before, after))
+        val, test = (BoxScores(metrics.iou(of.find(**row))[:, None]) for of in masks)  # (images, 1, 256)
+    t = val.curves().argmax(-1)  # one for each curve
+    images = 100 * test.at(t)[:, which].mean(1)
+    shown = " ".join(f"{k}" if score == "mask IoU" else f"{THRESHOLDS[k]:.3f}" for k in t[which])
+    val_peak, test_peak = (float(100 * of.curves()[which].max(-1).mean()) for of in (val, test))
     return {"threshold": shown, "val": val_peak, "test": float(images.mean()), "test_peak": test_peak}, images
 
 

@@ -54,7 +54,6 @@ def raw_maps(
     methods: Sequence[str],
     size: int,
     scale: float = 1.0,
-    flip: bool = False,
     given: bool = True,
     classes: Sequence[int] | None = None,
     alpha: float = 10.0,
@@ -66,14 +65,14 @@ def raw_maps(
     progress: bool = False,
 ) -> Maps:
     """The raw maps of every image. The network runs only for parts that ``folder`` does not hold yet.
-    Photographs are squashed to round(``size`` * ``scale``) pixels a side, at least 32. With ``flip`` they are mirrored
-    and their maps turned back. With ``given`` the image's label is localized (ground-truth known), else the class
-    predicted in the same pass, and with ``classes`` these, one an image. ``precision`` "fast" asks for ``fast.faster``.
-    Each part's name holds all that shapes it."""
+    Photographs are squashed to round(``size`` * ``scale``) pixels a side, at least 32. With ``given`` the image's
+    label is localized (ground-truth known), else the class predicted in the same pass, and with ``classes`` these, one
+    an image. ``precision`` "fast" asks for ``fast.faster``. Each part's name holds all that shapes it."""
     side = round(size * scale)
     if side < 32:
         raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
-    facts: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "side": side, "flip": flip}
+    # "flip" stands in the names of what is stored already.
+    facts: dict[str, Any] = {"layers": list(layers), "methods": list(methods), "side": side, "flip": False}
     facts |= {"given": given, "alpha": alpha, "rule": rule} | ({} if head == "softmax" else {"head": head})
     if classes is not None:
         if len(classes) != len(dataset):
@@ -97,13 +96,12 @@ def raw_maps(
             images = preprocess(own, [dataset.image(i) for i in few], side)  # (batch, 3, side, side)
             asked = torch.from_numpy(wanted[list(few)]) if facts["given"] else None
             with warnings.catch_warnings(action="ignore"):  # that CAM has one layer is said where the table is read
-                images = images.flip(-1) if flip else images
                 out = localize(own, images, asked, layers, methods, alpha=alpha, rule=rule, head=head)
             found["logits"].append(out.logits.cpu().numpy())
             found["classes"].append(out.classes.cpu().numpy())
             for method, by_layer in out.maps.items():
                 for layer, m in by_layer.items():
-                    found[f"{method}|{layer}"].append((m.flip(-1) if flip else m).cpu().numpy())  # (batch, h, w)
+                    found[f"{method}|{layer}"].append(m.cpu().numpy())  # (batch, h, w)
         return {key: np.concatenate(pieces) for key, pieces in found.items()}
 
     whole = in_parts(len(dataset), part, parts, f"{dataset.name} {dataset.split}, {side} px", progress)

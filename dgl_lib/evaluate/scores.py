@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,18 +20,24 @@ from dgl_lib import metrics
 from dgl_lib.data.records import Dataset, Record
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.raw import Maps, in_parts, parts_folder
-from dgl_lib.maps import centred_gaussian, close, minmax, multiscale, to_uint8, whole_image
+from dgl_lib.maps import centred_gaussian, close, minmax, multiscale, to_uint8
 
-BASELINES = {"whole_image": whole_image, "centred_gaussian": centred_gaussian}
+#: Maps (H, W) of a size that look at no image.
+BASELINES: dict[str, Callable[[tuple[int, int]], torch.Tensor]] = {
+    "whole_image": torch.ones,
+    "centred_gaussian": centred_gaussian,
+}
 #: Score of each image at every threshold, (images, 256) in 0..1 or NaN, from histograms (images, 4, 256).
 MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "iou": metrics.iou,
+    "miou": metrics.miou,
     "precision": metrics.precision,
     "recall_part": partial(metrics.recall, region=metrics.PART),
     "recall_rest": partial(metrics.recall, region=metrics.REST),
 }
 Setting = tuple[tuple[float, ...], float]  # scales, and the closing kernel as a fraction of the side
 SINGLE: tuple[float, ...] = (1.0,)
+Choices = Mapping[tuple[Any, ...], tuple[int, float]]  # by a row's values: its threshold, and its mean IoU there
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,10 @@ class Scores:
     names: list[str]  # of the images
     labels: np.ndarray  # (images,) int64
     has_part: np.ndarray  # (images,) bool, whether an image's telling part is known
+
+    def __iter__(self) -> Iterator[Self]:
+        """The parts of scores that come at once: one."""
+        yield self
 
     def find(self, **wanted: object) -> np.ndarray:
         """The histograms (images, 4, 256) of the one row with these values. UserError unless exactly one has them."""
@@ -59,15 +69,14 @@ class Scores:
         rows = pd.concat([self.rows, other.rows[new]], ignore_index=True)
         return replace(self, rows=rows, hist=np.concatenate([self.hist, other.hist[new]]))
 
-    def table(self, val: Self) -> pd.DataFrame:
-        """One row an image, method, layer and setting: the image's scores at the threshold chosen on ``val``.
+    def table(self, chosen: Choices) -> pd.DataFrame:
+        """One row an image, method, layer and setting: the image's scores at the threshold that is chosen.
         Columns: method, layer, scales, kernel, threshold (0..255), image, label; iou, miou, precision, recall_part,
         recall_rest in percent. NaN where there is nothing to measure, such as a part that is not known."""
-        measures = {"iou": metrics.iou, "miou": metrics.miou} | MEASURES
         table, rows = [], cast(list[Any], self.rows.to_dict("records"))
         for row, hist in zip(rows, self.hist, strict=True):
-            t = choose(val.find(**row))
-            cells = {name: 100 * curve(hist)[:, t] for name, curve in measures.items()}
+            t, _ = chosen[tuple(row.values())]
+            cells = {name: 100 * curve(hist)[:, t] for name, curve in MEASURES.items()}
             cells |= {f"recall_{of}": np.where(self.has_part, cells[f"recall_{of}"], np.nan) for of in ("part", "rest")}
             table.append(pd.DataFrame({**row, "threshold": t, "image": self.names, "label": self.labels, **cells}))
         return pd.concat(table, ignore_index=True)
@@ -87,7 +96,7 @@ def score(
     ``maps`` are raw maps by scale. Each of ``settings``, scales and closing kernel, makes a row for every layer of each
     of ``methods`` (None: all). Maps and masks are compared at a square of side ``size``, or as LID does at the
     photograph's own size (None). Parts are kept in ``folder`` below a name made of all that determines them. Images
-    without an object are left out and counted in a warning. UserError: no image, no mask, or no object at all."""
+    without an object are left out and counted in a warning. UserError: no image, or no mask."""
     what = f"{dataset.name} {dataset.split}"
     if not len(dataset):
         raise UserError(f"{what}: no image given, at least one needed")
@@ -110,8 +119,6 @@ def score(
         parts = parts_folder(folder, "scores", facts)
     found = in_parts(len(dataset), counted, parts, f"scoring {what}", progress)
     there = found["hist"][:, 0, [metrics.REST, metrics.PART]].any((1, 2))  # object pixels that count
-    if not there.any():
-        raise UserError(f"{what}: no mask holds an object pixel, at least one needed")
     if not there.all():
         warnings.warn(f"{what}: {(~there).sum()} images without an object left out", stacklevel=2)
     names = [dataset.names[i] for i in np.flatnonzero(there)]
@@ -170,6 +177,19 @@ def choose(hist: np.ndarray) -> int:
     return int(metrics.iou(hist).mean(0).argmax())
 
 
+def choices(val: Iterable[Scores]) -> Choices:
+    """The one threshold of each row with the best mean IoU over (validation) images, which may come part by part.
+    UserError: there is no image with an object."""
+    total: Any = 0
+    count, rows = 0, []
+    for part in val:
+        total = total + np.stack([metrics.iou(hist).sum(0) for hist in part.hist])  # rows x 256
+        count, rows = count + len(part.names), list(part.rows.itertuples(index=False, name=None))
+    if not count:
+        raise UserError("no mask holds an object pixel, at least one needed")
+    return {row: (int(curve.argmax()), curve.max()) for row, curve in zip(rows, total / count, strict=True)}
+
+
 def better_baseline(val: Scores) -> str:
     """The trivial baseline, "whole_image" or "centred_gaussian", with the higher mean IoU on validation."""
     return max(BASELINES, key=lambda name: metrics.iou(val.find(method=name)).mean(0).max())
@@ -180,21 +200,26 @@ def per_image(val: Scores, images: Scores, row: Mapping[Any, Any], measure: str 
     return 100 * MEASURES[measure](images.find(**row))[:, choose(val.find(**row))]
 
 
-def report(val: Scores, test: Scores) -> pd.DataFrame:
+def report(val: Iterable[Scores], test: Iterable[Scores]) -> pd.DataFrame:
     """Every row's test scores in percent at the threshold chosen on validation, one line for each row of ``test``.
-    Columns: method, layer, scales, kernel; threshold (0..255) and val_iou at it; iou, the mean over test images, with
-    low and high, its 95 % bootstrap interval; iou_pooled; miou, precision, recall_part and recall_rest, means over
-    images; and test_peak, which LID's protocol takes, with its test_peak_threshold chosen on test."""
-    table, rows = [], cast(list[Any], test.rows.to_dict("records"))
-    for row, hist in zip(rows, test.hist, strict=True):
-        before = val.find(**row)
-        t, curve = choose(before), metrics.iou(hist)  # (images, 256)
-        found, peak = metrics.bootstrap(curve[:, t]), metrics.Curve(curve.mean(0))
-        row |= {"threshold": t, "val_iou": 100 * metrics.iou(before)[:, t].mean()}
-        row |= {"iou": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high}
-        row |= {"iou_pooled": 100 * metrics.iou(hist.sum(0))[t], "miou": 100 * metrics.miou(hist)[:, t].mean()}
-        for name in ("precision", "recall_part", "recall_rest"):
-            values = MEASURES[name](hist if name == "precision" else hist[test.has_part])[:, t]
-            row[name] = 100 * float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
+    Both may come part by part, and one part is held at a time. Columns: method, layer, scales, kernel; threshold
+    (0..255) and val_iou at it; iou, the mean over test images, with low and high, its 95 % bootstrap interval;
+    iou_pooled; miou, precision, recall_part and recall_rest, means over images; and test_peak, which LID's protocol
+    takes, with its test_peak_threshold chosen on test."""
+    chosen, values, table = choices(val), [], []
+    pooled: Any = 0
+    curves: Any = 0
+    for part in test:
+        cells = part.table(chosen)[[*MEASURES]].to_numpy()
+        values.append(cells.reshape(len(part.rows), len(part.names), len(MEASURES)))
+        curves = curves + np.stack([metrics.iou(hist).sum(0) for hist in part.hist])  # rows x 256
+        pooled, rows = pooled + part.hist.sum(1), cast(list[Any], part.rows.to_dict("records"))
+    for row, cells, curve, hist in zip(rows, np.concatenate(values, axis=1), curves, pooled, strict=True):
+        t, val_iou = chosen[tuple(row.values())]
+        found, peak = metrics.bootstrap(cells[:, 0]), metrics.Curve(curve / len(cells))
+        row |= {"threshold": t, "val_iou": 100 * val_iou, "iou": found.mean, "low": found.low, "high": found.high}
+        row |= {"iou_pooled": 100 * metrics.iou(hist)[t]}
+        for name, of_images in zip([*MEASURES][1:], cells.T[1:], strict=True):
+            row[name] = np.nanmean(of_images) if np.isfinite(of_images).any() else np.nan
         table.append(row | {"test_peak": 100 * peak.peak, "test_peak_threshold": peak.threshold})
     return pd.DataFrame(table)
