@@ -14,7 +14,8 @@ PLACES = {
     "G_c": (5.6, 3.1, r"of the logit:  $G_c=\partial l_c/\partial S$"),
     "G_J": (5.6, 0.8, r"of the loss:  $G_J=\partial J/\partial S$"),
     "A": (8.6, 0.8, "branch 1:  $A=n(S)-n(G_J)$"),
-    "M": (11.2, 1.9, r"branch 2:  $M=\Sigma_k\,G_c\,A$"),
+    "M": (11.2, 2.4, r"branch 2:  $M=\Sigma_k\,G_c\,A$"),
+    "over": (11.2, 0.8, "$M$ over the image"),
 }
 ARROWS = [("image", "S"), ("S", "G_c"), ("S", "G_J"), ("G_J", "A"), ("S", "A"), ("G_c", "M"), ("A", "M")]
 SIDE, SHIFT = 1.1, 0.14  # of a picture, and between the channels of a tensor, inches
@@ -28,7 +29,7 @@ def idea(record: Record, S: Tensor, G_c: Tensor, G_J: Tensor, title: str = "") -
     A = enhance(S, G_J)
     most = (G_c * A)[0].sum((1, 2)).argsort()[-3:]
     piles = {name: X[0, most].cpu().numpy() for name, X in {"S": S, "G_c": G_c, "G_J": G_J, "A": A}.items()}
-    piles["M"] = dgl(S, G_c, G_J).cpu().numpy()
+    piles["M"] = piles["over"] = dgl(S, G_c, G_J).cpu().numpy()
     figure = style.figure(12.2, 4.2)
     ax = style.bare(figure.subplots())
     ax.set(xlim=(0, 12.2), ylim=(0, 4.0), title=title)
@@ -46,6 +47,6 @@ def idea(record: Record, S: Tensor, G_c: Tensor, G_J: Tensor, title: str = "") -
             if m is None:
                 style.show_photo(inset, record, True)
             else:
-                style.show_map(inset, m, record, signed=name not in ("S", "M"))
+                style.show_map(inset, m, record, signed=name in ("G_c", "G_J", "A"), over=name == "over")
             inset.spines[:].set(visible=True, linewidth=0.5)
     return figure

@@ -17,7 +17,8 @@ from dgl_lib.plots import style
 class Panel(NamedTuple):
     """One picture of a grid: the photograph of ``record``, its masks, or a map (h, w) of it in any range.
 
-    ``signed`` and ``limit`` are those of ``style.show_map``. ``masks`` shows what scores see of the image."""
+    ``signed``, ``limit`` and ``over`` (where pixels may be shown) are those of ``style.show_map``. ``masks`` shows what
+    scores see of the image."""
 
     record: Record
     map: np.ndarray | None = None
@@ -25,6 +26,7 @@ class Panel(NamedTuple):
     signed: bool = False
     limit: float | None = None
     masks: bool = False
+    over: bool = False
 
 
 def grid(
@@ -81,15 +83,23 @@ def _draw(ax: Axes, panel: Panel, pixels: bool, cells: int | None, weight: float
             m = F.interpolate(torch.as_tensor(m)[None, None].float(), size=least, mode="area")[0, 0].numpy()
         elif not pixels and m.shape == record.image.shape[:2]:
             raise UserError(f"cells: none given for a map of {m.shape[0]} x {m.shape[1]} of a hidden photograph")
-        style.show_map(ax, m, record, signed=panel.signed, limit=panel.limit, weight=weight)
+        look: dict[str, Any] = {"signed": panel.signed, "limit": panel.limit, "over": panel.over and pixels}
+        style.show_map(ax, m, record, weight=weight, **look)
 
 
 def beside(
-    records: Sequence[Record], maps: Mapping[str, Sequence | np.ndarray], *, signed: Sequence[str] = (), **options: Any
+    records: Sequence[Record],
+    maps: Mapping[str, Sequence | np.ndarray],
+    *,
+    signed: Sequence[str] = (),
+    over: Sequence[str] = (),
+    **options: Any,
 ) -> Figure:
     """A row an image: its photograph, then its map (h, w) of every column of ``maps``, in its own range of colours.
-    Those of the columns ``signed`` lie evenly around 0. Options are those of ``grid``."""
+    Those of the columns ``signed`` lie evenly around 0, those of ``over`` over the image. Options: see ``grid``."""
     lines: list[list[Panel]] = []
     for i, record in enumerate(records):
-        lines.append([Panel(record), *(Panel(record, of[i], signed=key in signed) for key, of in maps.items())])
+        lines.append(
+            [Panel(record), *(Panel(record, of[i], signed=key in signed, over=key in over) for key, of in maps.items())]
+        )
     return grid(lines, columns=["image", *maps], **options)

@@ -99,15 +99,26 @@ def show_photo(axes: Axes, record: Record, pixels: bool, weight: float = 1.0) ->
 
 
 def show_map(
-    axes: Axes, m: np.ndarray, record: Record, *, signed: bool = False, limit: float | None = None, weight: float = 1.0
+    axes: Axes,
+    m: np.ndarray,
+    record: Record,
+    *,
+    signed: bool = False,
+    limit: float | None = None,
+    weight: float = 1.0,
+    over: bool = False,
 ) -> None:
     """A map (h, w) over the image's extent with the object's outline, one square a cell and nothing finer.
 
-    Colours run from 0, ``signed`` from -limit, to ``limit``, or over the map's range. ``weight`` is the outline's."""
+    Colours run from 0, ``signed`` from -limit, to ``limit``, or over the map's range. ``weight`` is the outline's.
+    ``over`` lays the map, smoothed, over the image, whose pixels are then shown."""
     height, width = record.image.shape[:2]
     high = float(np.abs(m).max() if signed else m.max()) if limit is None else limit
     low = -high if signed else 0.0 if limit is not None else float(m.min())
-    image = bare(axes).imshow(m, SIGNED if signed else MAP, extent=(0, width, height, 0), interpolation="nearest")
+    look = {"alpha": 0.6, "interpolation": "bilinear"} if over else {"interpolation": "nearest"}
+    if over:
+        axes.imshow(record.image, extent=(0, width, height, 0))
+    image = bare(axes).imshow(m, SIGNED if signed else MAP, extent=(0, width, height, 0), **look)
     image.set_clim(low, high if high > low else low + 1)
     outline(axes, record, weight)
 
