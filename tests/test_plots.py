@@ -76,9 +76,12 @@ def test_colours_are_fixed_where_known_and_differ_elsewhere() -> None:
 
 @pytest.mark.parametrize("pixels", [True, False])
 def test_photographs_are_hidden_unless_asked_for(pixels: bool) -> None:
-    figure = beside([record()], {"dgl": np.ones((1, 4, 4))}, pixels=pixels)
+    maps = dict.fromkeys(("dgl", "over"), np.ones((1, 4, 4)))
+    figure = beside([record()], maps, over=["over"], pixels=pixels)
     assert np.array_equal(shown(figure.axes[0]), record().image) == pixels
-    assert [ax.get_title("center") for ax in figure.axes] == ["image", "DGL (both branches)"]
+    assert [len(ax.images) for ax in figure.axes] == [1, 1, 1 + pixels]  # a map over its image, where that is shown
+    assert np.array_equal(shown(figure.axes[2]), record().image) == pixels
+    assert [ax.get_title("center") for ax in figure.axes] == ["image", "DGL (both branches)", "over"]
 
 
 def test_no_map_of_a_hidden_photograph_is_finer_than_the_layers_grid() -> None:
@@ -219,9 +222,11 @@ def test_the_idea_is_one_image_four_piles_and_a_map() -> None:
     (axes,) = [ax for ax in idea(record(), S, G_c, G_J).axes if not ax.images]
     insets = axes.child_axes
     assert np.array_equal(shown(insets[0]), record().image)
-    assert [shown(ax).shape for ax in insets[1:]] == [(5, 5)] * 13  # three channels of S, G_c, G_J and A; the map
+    assert [shown(ax).shape for ax in insets[1:-1]] == [(5, 5)] * 13  # three channels of S, G_c, G_J and A; the map
     M = (G_c * (n(S) - n(G_J))).sum(1)[0]
-    assert np.allclose(shown(insets[-1]), M)
+    assert np.allclose(shown(insets[-2]), M)
+    image, over = (drawn.get_array() for drawn in insets[-1].images)  # the map over the image
+    assert np.array_equal(image, record().image) and np.allclose(over, M)
     most = int((G_c * (n(S) - n(G_J)))[0].sum((1, 2)).argmax())
     assert np.allclose(shown(insets[3]), S[0, most])  # on top of the pile
 

@@ -1,10 +1,5 @@
 """Pascal VOC 2012, segmentation part: several objects of 20 classes a photograph, with masks.
 
-<<<<<<< HEAD
-=======
-Citation: Everingham et al., The Pascal Visual Object Classes Challenge: A Retrospective, IJCV 2015. Licence: Flickr's
-terms of use for the photographs (host.robots.ox.ac.uk/pascal/VOC/voc2012, "Database Rights"), none stated for the rest.
->>>>>>> wc
 torchvision downloads ``VOCtrainval_11-May-2012.tar`` (2 GB) and checks its MD5, 6cd6e144f989b92b3379bac3b3de84fd.
 Source and terms: ``study/profiles/README.md``.
 

@@ -1,19 +1,7 @@
 """CUB, ILSVRC and OpenImages30k through wsolevaluation's public lists, which published numbers are made with; and LID.
 
-<<<<<<< HEAD
 Nothing is downloaded here. Everything is chosen on val; test is for reporting, once (wsolevaluation: train-weaksup,
 train-fullsup and test). Sources, terms and sizes: ``study/profiles/README.md``.
-=======
-Citation: Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020; lists and code:
-github.com/clovaai/wsolevaluation, ``metadata/`` there (MIT licence). The images keep terms of their own: ILSVRC
-(Russakovsky et al., IJCV 2015; non-commercial research, on registration at image-net.org), ImageNetV2 (Recht et al.,
-ICML 2019), CUB-200-2011 (see ``cub``), CUBv2 (Flickr, CC-BY), OpenImages (Benenson et al., CVPR 2019; images CC-BY 2.0,
-annotations CC-BY 4.0). LID: Wei et al., LID 2020: The Learning from Imperfect Data Challenge Results, arXiv 2010.11724;
-its masks: Zhang et al., Rethinking Localization Map, arXiv 2006.05220; no licence or checksum found stated.
-
-Nothing is downloaded. Everything is chosen on val, and test is for reporting, once (wsolevaluation: train-weaksup,
-train-fullsup and test). How many images there are, and what they take: ``study/profiles/README.md``.
->>>>>>> wc
 """
 
 import os
