@@ -345,7 +345,8 @@ def trainings(profile: Profile, folder: Path, progress: bool) -> None:
         tables["network_scores"][network] = it.table
         tables["network_chosen"][network] = it.chosen
         tables["network_gains"][network] = evaluate.gains(it.chosen, it.images, LAYER[network])
-        found[network] = every_effect(it)
+        if network != profile.network:  # its effects are the first seed's
+            found[network] = every_effect(it)
     steps.train_classifier(profile.model_copy(update={"labels": "shuffled"}), progress=progress)  # for notebook 07
     columns = ["seed", "method", "layer", "threshold", "val_iou", "iou", "low", "high", "accuracy_val", "accuracy_test"]
     write_table(folder / "08_seeds.csv", pd.concat(seeds, names=["seed"]).reset_index("seed")[columns], digits=IMAGES)
