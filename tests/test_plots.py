@@ -139,6 +139,13 @@ def test_forest_puts_runs_side_by_side() -> None:
     assert legend(charts.forest(runs, hue="run", colour="verdict")) == ["gains", "seed 0", "seed 1"]
 
 
+def test_a_legend_below_is_no_wider_than_its_figure() -> None:
+    runs = pd.concat([table().assign(run=f"a run with quite a long name, number {k}") for k in range(5)])
+    figure = charts.forest(runs, hue="run")
+    (found,) = figure.legends
+    assert found.get_window_extent().width <= figure.bbox.width and len(found.get_texts()) == 5
+
+
 def test_forest_panels_share_their_labels_only_where_their_lines_agree() -> None:
     other = pd.DataFrame({"method": ["an effect"], "mean": [1.0], "panel": "effects"})
     figure = charts.forest(pd.concat([table().assign(panel="scores"), other]), panel="panel", margin={"effects": 0})

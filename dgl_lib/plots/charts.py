@@ -266,7 +266,13 @@ def _finish(figure: Figure, handles: list, title: str, below: bool = False) -> F
     handles = [*(handle for ax in figure.axes for handle in ax.get_legend_handles_labels()[0]), *handles]
     named = {handle.get_label(): handle for handle in handles}
     if len(named) > 1 or (below and named):
-        place = {"loc": "outside lower center", "ncols": 4} if below else {"loc": "outside right center"}
-        figure.legend(handles=list(named.values()), frameon=False, fontsize="small", **place)
+        place = "outside lower center" if below else "outside right center"
+        for columns in (4, 3, 2, 1) if below else (1,):  # as many as the figure is wide
+            legend = figure.legend(
+                [*named.values()], [*named], frameon=False, fontsize="small", loc=place, ncols=columns
+            )
+            if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+                break
+            legend.remove()
     figure.suptitle(title, x=0.01, ha="left")
     return figure
