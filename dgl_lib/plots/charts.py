@@ -268,9 +268,8 @@ def _finish(figure: Figure, handles: list, title: str, below: bool = False) -> F
     if len(named) > 1 or (below and named):
         place = "outside lower center" if below else "outside right center"
         for columns in (4, 3, 2, 1) if below else (1,):  # as many as the figure is wide
-            legend = figure.legend(
-                [*named.values()], [*named], frameon=False, fontsize="small", loc=place, ncols=columns
-            )
+            look: dict[str, Any] = {"frameon": False, "fontsize": "small", "loc": place, "ncols": columns}
+            legend = figure.legend(handles=[*named.values()], **look)
             if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
                 break
             legend.remove()
