@@ -4,7 +4,7 @@
 # make test                       everything continuous integration checks
 # make peers                      agreement with TorchCAM and pytorch-grad-cam, and timm's networks
 # make lab, make explorer         the notebooks in JupyterLab; a map's sliders alone, on localhost
-# make browser                    notebooks and explorer in a real browser (Chromium has to be there)
+# make browser                    notebooks, explorer and site in a real browser (Chromium has to be there)
 # make slides                     a talk from the notebooks' slides -> build/slides
 # make site                       pages, notebooks, results and the library's reference -> build/site
 # make breakages                  twelve ways to get the method wrong: tests and notebooks turn red  -> results/tests
@@ -24,8 +24,7 @@ PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.dgl-installed
 ONLY  := $(if $(filter all,$(NOTEBOOKS)),--all,$(addprefix --only ,$(NOTEBOOKS)))
 
-.PHONY: study test peers notebooks lab explorer browser slides site env clean
-.PHONY: study test peers breakages mutants notebooks lab env clean
+.PHONY: study test peers breakages mutants notebooks lab explorer browser slides site env clean
 
 study: env
 	$(PY) -m dgl_lib study $(PROFILE) $(ONLY) $(addprefix --set ,$(SET))
@@ -63,7 +62,7 @@ lab: env
 explorer: env
 	$(PY) -m voila notebooks/teaching/explorer.ipynb
 
-browser: env
+browser: env site
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt -c constraints.txt
 	$(PY) -c 'import playwright'  # else the tests would skip, and no browser would be opened
 	DGL_BROWSER=all $(PY) -m pytest tests/browser

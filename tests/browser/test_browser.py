@@ -163,3 +163,17 @@ def test_the_explorer_alone(explorer: str, page) -> None:
     widget_moves(page, page.locator("body"))
     assert page.locator("img:not(.widget-image)").evaluate("image => image.naturalWidth > 0")  # the static figure
     keep(page, "explorer")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_page_of_the_site(page, notebook: Path) -> None:
+    index = ROOT / "build" / "site" / "docs" / "index.html"
+    if not index.exists():
+        pytest.skip("`make site` builds it")
+    page.goto(index.as_uri())
+    page.locator(f'a[href$="{notebook.stem}.html"]').first.click()
+    page.wait_for_url(f"**/{notebook.stem}.html", timeout=MINUTES)  # and until its pictures are there
+    assert page.locator("h1").first.inner_text().startswith(f"{int(notebook.stem[:2])}.")
+    drawn = page.locator("article img")
+    assert drawn.count() >= sum(map(figures, code_cells(json.loads(notebook.read_text(encoding="utf-8"))))) > 0
+    assert all(drawn.evaluate_all("images => images.map(image => image.naturalWidth > 0)"))
