@@ -72,8 +72,9 @@ def recalls(val: Scores, images: Scores, rows: Sequence[Mapping[Any, Any]]) -> p
 
 def choose_layers(scores: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """Each method at the layer with its highest IoU on validation, the best method first.
-    ``scores``: a ``report`` of one setting; ``images``: its ``image_table``. Columns: kind (method, control, baseline),
-    ``scores``' own; over, over_low, over_high, over_verdict: paired gain (points) over validation's better baseline."""
+    ``scores`` are the ``report`` of one setting, and ``images`` the ``image_table`` of the same scores. Columns: kind
+    (method, control, baseline), those of ``scores``, and the paired gain in test IoU (points) over the trivial baseline
+    that is better on validation: over, over_low, over_high, over_verdict."""
     table = select(scores).drop(columns=["candidates", "test_best"])
     table = table.sort_values("val_iou", ascending=False, kind="stable").reset_index(drop=True)
     kinds = dict.fromkeys(CONTROLS, "control") | dict.fromkeys(BASELINES, "baseline")

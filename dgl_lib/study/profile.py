@@ -105,7 +105,8 @@ def for_images(count: int) -> tuple[str, ...]:
 def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
     """The profile ``name`` with ``settings`` ("name=value", the value as in YAML) put over it.
 
-    A set ``network`` brings its ``layers`` and ``layer`` unless set too. UserError: no such profile; ``validated``."""
+    A ``network`` that is set comes with its own ``layers`` and ``layer`` unless those are set too. UserError: an
+    unknown profile, or as ``validated``."""
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
         raise UserError(f"unknown profile {name!r}; allowed: {', '.join(known)}")

@@ -44,7 +44,8 @@ def run(
 
     ``name`` is the profile's, ``notebooks`` are beginnings of names, ``command`` is what was typed, for the manifest.
     ``out`` is the results folder; None for ``results/NAME`` or, ignored by git, ``results/.quick`` of "quick" and
-    ``results/.photos/NAME`` with photographs. UserError: ``check_inputs``', a notebook failed, a study runs there."""
+    ``results/.photos/NAME`` with photographs. UserError: as for ``check_inputs``; a notebook failed;
+    or another study is writing to the same folder."""
     absolute_environment()
     several.wait()  # this starts them, if there are several
     sources = [path for path in paths.notebooks() if path.name.startswith(tuple(notebooks))]

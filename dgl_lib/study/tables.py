@@ -115,7 +115,8 @@ def comparison(profile: Profile, folder: Path, progress: bool) -> None:
 def _fusions(it: Measured) -> pd.DataFrame | None:
     """The search for a better fusion; of other data the creatures' chosen one, unchanged. None: it cannot be made.
 
-    Other data have mosaics of test images alone (more take long), which can only favour the best single by share."""
+    Other data have mosaics of test images alone, as more take half an hour. There the best single map by share is
+    chosen on test, which can only favour it."""
     drawn, file = it.profile.data == "creatures", paths.project_root() / "results/creatures/05_fusions.csv"
     if (asked := _mosaics(it, it.test, it.maps)) is None or not (drawn or file.is_file()):
         return None
@@ -228,7 +229,8 @@ def _treatments(it: Measured, by_scale: list[dict[float, Maps]]) -> pd.DataFrame
 def control(profile: Profile, folder: Path, progress: bool) -> None:
     """07: wrong class, other weights, low confidence; insertion, deletion and randomised weights; maps of three images.
 
-    The creatures' network of shuffled labels is trained in minutes; others' is used where notebook 08's step did so."""
+    The network of shuffled labels is trained for the creatures, which takes minutes. Of other data it is used where
+    notebook 08's tables trained it."""
     it = Measured(profile, progress)
     fixed = {method: (method, profile.layer) for method in (*METHODS, *CONTROLS)}
     fixed["cam"] = ("cam", it.model.layers[-1].name)
@@ -325,7 +327,8 @@ def selectivity(it: Measured, folder: Path) -> None:
 def trainings(profile: Profile, folder: Path, progress: bool) -> None:
     """08: the same recipe with other seeds, and with the other two networks. Scores, gains, effects image by image.
 
-    Verdicts rest on the seeds' trainings. The others are exploratory, and left out if starting weights are a file."""
+    Verdicts rest on the seeds' trainings. The other networks are exploratory, and left out where the starting weights
+    are a file: it fits one network."""
     seeds, found, shares = {}, {}, []
     for seed in range(profile.seed, profile.seed + SEEDS.get(profile.data, 3)):
         it = _trained(profile, progress, seed=seed)
