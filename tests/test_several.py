@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.distributed.run import parse_args
 
 from dgl_lib import several
 from dgl_lib.app.cli import commands
@@ -84,4 +85,7 @@ def test_nproc_runs_the_same_command_in_every_process(monkeypatch: pytest.Monkey
     monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 7)
     done = CliRunner().invoke(commands, ["train", "quick", "--nproc", "2"])
     assert done.exit_code == 7
-    assert calls == [[sys.executable, *TORCHRUN, "-m", "dgl_lib", "train", "quick", "--nproc", "2"]]
+    parsed = parse_args(calls[0][3:])  # torchrun takes --nproc for its own, unless it is told where its options end
+    assert calls[0][:3] == [sys.executable, *TORCHRUN[:2]]
+    assert (parsed.standalone, parsed.nproc_per_node, parsed.module, parsed.training_script) == (True, "2", True, "dgl_lib")
+    assert parsed.training_script_args == ["train", "quick", "--nproc", "2"]

@@ -256,7 +256,7 @@ def _run(
     from dgl_lib.study.sweep import read_grid, sweep
 
     if nproc > 1 and several.WORLD == 1:  # the same command again, in every process; on a failure all of them end
-        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m", "dgl_lib"]
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m", "--", "dgl_lib"]
         raise click.exceptions.Exit(subprocess.call([sys.executable, *start, *sys.argv[1:]]))
     settings += ("skip_unreadable=true",) * skip_unreadable
     name, (data, root) = profile, as_folder(profile)
