@@ -201,8 +201,9 @@ def test_a_saved_figure_is_the_same_bytes_each_time(tmp_path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         style.save(charts.forest(table()), tmp_path / folder, "figure")
-    first, second = ((tmp_path / folder / "figure.png").read_bytes() for folder in ("a", "b"))
-    assert first == second and b"Software" not in first
+    for kind, own in (("png", b"IHDR"), ("svg", b"<svg")):
+        first, second = ((tmp_path / folder / f"figure.{kind}").read_bytes() for folder in ("a", "b"))
+        assert first == second and own in first and b"Software" not in first
 
 
 def test_this_run_among_published_trainings() -> None:

@@ -18,6 +18,7 @@ from dgl_lib.data.creatures import CLASSES, Creatures
 from dgl_lib.errors import UserError
 from dgl_lib.files import exclusive, lies_in, sha256, write_bytes, write_text
 from dgl_lib.models import LAYER, LAYERS, committed_checkpoint, load_checkpoint, save_checkpoint
+from dgl_lib.study import manifest as manifests
 from dgl_lib.study import notebooks, paths, profile, readme, runner, steps
 from dgl_lib.study.profile import Profile, declared, read_profile, validated
 
@@ -242,6 +243,20 @@ def test_a_study_from_end_to_end(project: Path) -> None:
     run("full", "alpha=3")
     assert (folder / "01_first.ipynb").read_bytes() == before["01_first.ipynb"]
     assert (folder / "seeds.csv").exists() and not (folder / "second.csv").exists()
+
+
+def test_figures_to_print_come_along_untold(project: Path) -> None:
+    """Git leaves SVG out, so a manifest that told of it would be wrong in a clone. It goes with its PNG."""
+    stage, folder = project / "stage", project / "results" / "full"
+    for kind in ("png", "svg"):
+        write_text(stage / "01_first" / f"a.{kind}", kind)
+        write_text(folder / f"own.{kind}", kind)
+    manifests.publish(stage, folder, {"01_first": {}})
+    assert list(manifests.read(folder)["notebooks"]["01_first"]["files"]) == ["a.png"]
+    assert (folder / "a.svg").read_text() == "svg"
+    write_text(stage / "01_first" / "b.png", "png")
+    manifests.publish(stage, folder, {"01_first": {}})
+    assert {path.name for path in folder.iterdir()} == {"b.png", "own.png", "own.svg", "manifest.json"}
 
 
 def test_one_notebook_alone_leaves_what_the_others_made(project: Path) -> None:

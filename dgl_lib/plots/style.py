@@ -55,11 +55,14 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str) -> Figure:
-    """Write ``figure`` to ``folder/NAME.png`` with ``small_png``."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
+    """Write ``figure`` to ``folder``: ``NAME.png`` with ``small_png``, and ``NAME.svg`` to print."""
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png")
+    with plt.rc_context({"svg.hashsalt": name}):  # else its marks have other names each time
+        figure.savefig(svg, format="svg", metadata={"Date": None})
     plt.close(figure)  # else a notebook would draw it once more at the end of the cell
-    write_bytes(folder / f"{name}.png", small_png(drawn.getvalue()))
+    write_bytes(folder / f"{name}.png", small_png(png.getvalue()))
+    write_bytes(folder / f"{name}.svg", svg.getvalue())
     return figure
 
 

@@ -76,14 +76,17 @@ def write(folder: Path, document: Mapping[str, Any], stale: Iterable[str] = ()) 
 def publish(stage: Path, target: Path, facts: Mapping[str, Mapping[str, Any]]) -> None:
     """Copy what each notebook of a finished run made from ``stage/NAME`` to ``target``, and say so in its manifest.
 
-    Files that only an earlier run of the same notebook made go; others stay. ``facts``: of each run, by notebook."""
+    Files that only an earlier run of the same notebook made go; others stay. ``facts``: of each run, by notebook.
+    Figures as SVG come along untold, since git leaves them out."""
     entries, stale = read(target).get("notebooks", {}), set[str]()
     same = {"versions": versions(), "hardware": hardware()}
     for name, known in facts.items():
-        made = {file.name: sha256(file) for file in sorted((stage / name).iterdir())}
+        files = sorted((stage / name).iterdir())
+        made = {file.name: sha256(file) for file in files if file.suffix != ".svg"}
         stale |= set(entries.get(name, {}).get("files", {})) - set(made)
-        for file in made:  # not renamed: the target may be a link to another disk
-            write_bytes(target / file, (stage / name / file).read_bytes())
+        for file in files:  # not renamed: the target may be a link to another disk
+            write_bytes(target / file.name, file.read_bytes())
         entries[name] = {**known, **same, "files": made}
+    stale |= {str(Path(name).with_suffix(".svg")) for name in stale if name.endswith(".png")}
     write(target, {"notebooks": dict(sorted(entries.items()))}, stale)
     shutil.rmtree(stage)
