@@ -56,13 +56,17 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
-def write_table(path: Path, table: Any, *, digits: int = 6, index: bool = False) -> Any:
-    """Write a CSV file whose floats have ``digits`` significant digits, of a table or of its parts. Hand it back."""
-    parts: Iterable[pd.DataFrame] = [table] if isinstance(table, pd.DataFrame) else table
-    how: dict[str, Any] = {"index": index, "float_format": f"%.{digits}g", "lineterminator": "\n"}
-    texts = (part.to_csv(header=not k, **how) for k, part in enumerate(parts))
-    write_bytes(path, (text.encode(errors="backslashreplace") for text in texts))
+def write_table(path: Path, table: pd.DataFrame, *, digits: int = 6, index: bool = False) -> pd.DataFrame:
+    """Write a CSV file whose floats have ``digits`` significant digits, and hand the table back."""
+    write_parts(path, [table], digits=digits, index=index)
     return table
+
+
+def write_parts(path: Path, tables: Iterable[pd.DataFrame], *, digits: int = 6, index: bool = False) -> None:
+    """As ``write_table``, for tables that come one by one and need not fit into memory together."""
+    how: dict[str, Any] = {"index": index, "float_format": f"%.{digits}g", "lineterminator": "\n"}
+    texts = (table.to_csv(header=not k, **how) for k, table in enumerate(tables))
+    write_bytes(path, (text.encode(errors="backslashreplace") for text in texts))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -17,7 +17,7 @@ from dgl_lib.evaluate import BASELINES, Maps, raw_maps, report, score
 from dgl_lib.evaluate.boxes import box_scores, box_table, in_parts
 from dgl_lib.evaluate.scores import Scores, choices
 from dgl_lib.fast import pick_device
-from dgl_lib.files import exclusive, need_apart, sha256, write_table
+from dgl_lib.files import exclusive, need_apart, sha256, write_parts, write_table
 from dgl_lib.localize import METHODS, gradients, localize
 from dgl_lib.metrics import bootstrap
 from dgl_lib.models import Classifier, digest, preprocess
@@ -88,7 +88,7 @@ def evaluate(
         if with_mask:
             val, test = (partial(_scored, parts[s], found, **kept) for s in ("val", split))
             tables["scores"], chosen = report(val(), test()), choices(val())
-            write_table(out / "images.csv", (some.table(chosen) for some in test()))
+            write_parts(out / "images.csv", (some.table(chosen) for some in test()))
         else:
             pairs = [(*pair, "method") for pair in next(found(parts[split]))[1][1.0].maps]
             pairs += [(name, "", "baseline") for name in BASELINES]
