@@ -133,7 +133,7 @@ def gradients(
         c = _classes(logits, classes)
         S, none = [outputs[layer] for layer in layers], [None] * len(layers)
         G_c = _grad(_at(logits, c), S, layers, model, again="G_J" in needs) if "G_c" in needs else none
-        G_J = _grad(_loss(logits, c, alpha, rule, head), S, layers, model) if "G_J" in needs else none
+        G_J = _grad(_loss(logits, c, alpha, rule, head), S, layers, model, again=False) if "G_J" in needs else none
         triples = (Triple(*map(_exact, (X.detach(), *G))) for X, *G in zip(S, G_c, G_J, strict=True))
         result = Gradients(zip(layers, triples, strict=True))
         result.logits, result.classes = logits.detach(), c
@@ -174,7 +174,7 @@ def _classes(logits: Tensor, classes: Tensor | Sequence[int] | None) -> Tensor:
     return c
 
 
-def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.Module, again: bool = False) -> Any:
+def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.Module, *, again: bool) -> Any:
     """Each image's gradient of its own value. In eval mode images do not mix, so the sum's gradient holds them all.
     The graph is kept only if another gradient is to be taken ``again``."""
     found: Sequence[Tensor | None] = [None] * len(S)
@@ -199,7 +199,7 @@ def _cam_heads(model: nn.Module, found: Gradients, logits: Tensor) -> dict[str, 
                 continue
             # Compared without the bias, since a large one would hide the features' share.
             weight, bias, eps = _exact(fc.weight.detach().flatten(1)), fc.bias, torch.finfo(fc.weight.dtype).eps
-            share = logits - (torch.zeros_like(logits) if bias is None else _exact(bias.detach()))  # N x C
+            share = logits - (torch.zeros_like(logits) if bias is None else _exact(bias))  # N x C
             rounding = 4 * eps * float(logits.abs().max())  # of that subtraction
             slack = max(1e-3, 4 * eps) * float(share.abs().max()) + rounding
             if torch.allclose(S.mean((2, 3)) @ weight.T, share, rtol=1e-3, atol=slack):

@@ -163,7 +163,7 @@ def fit(
         row |= {"val_loss": val_loss, "val_accuracy": val_accuracy, "seconds": time.perf_counter() - run.began}
         run.history.append({"epoch": epoch + 1, "step": run.step, **row})
         if not run.best or (val_accuracy, -val_loss) > run.best["score"]:
-            weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            weights = {name: value.clone() for name, value in model.state_dict().items()}
             run.best = {"score": (val_accuracy, -val_loss), "epoch": epoch + 1, "weights": weights}
         bar.set_postfix(val_accuracy=f"{val_accuracy:.3f}")
         save(run)
@@ -229,7 +229,7 @@ def predict(model: nn.Module, dataset: Dataset, size: int, batch_size: int = 32)
     return torch.cat(parts).float().cpu()  # N x C
 
 
-def evaluate(model: nn.Module, dataset: Dataset, size: int, batch_size: int = 32) -> tuple[float, float]:
+def evaluate(model: nn.Module, dataset: Dataset, size: int, batch_size: int) -> tuple[float, float]:
     """Mean cross-entropy (nats) and top-1 accuracy (0..1) on ``dataset``."""
     mine, labels = Subset(dataset, several.share(range(len(dataset)))), torch.from_numpy(dataset.labels)  # .., N
     logits = several.gathered(predict(model, mine, size, batch_size), len(dataset))  # N x C

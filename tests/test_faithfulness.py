@@ -23,7 +23,7 @@ from dgl_lib.metrics import faithfulness as metric
 from dgl_lib.metrics.faithfulness import STEPS, area, blocks, blur, curves, probability, randomise, ranking
 from dgl_lib.models import SPGPlain, digest, preprocess, resnet50_se, spg_plain, vgg16_gap
 
-SIZE = 20  # 400 pixels: every step takes exactly 20
+SIZE = 30  # 900 pixels: every step takes exactly 45
 PAIR = ("dgl", "Mixed_6e")
 
 
@@ -84,6 +84,17 @@ def test_the_ends_are_the_whole_the_blank_and_the_blurred_image() -> None:
     assert insertion[-1] == deletion[0]
 
 
+def test_probabilities_in_bfloat16_come_from_a_softmax_in_float32() -> None:
+    torch.manual_seed(0)
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), torch.randn(4, 3, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(images).detach()
+    assert rounded.dtype == torch.bfloat16
+    found = probability(model, images, 1, bf16=True)
+    np.testing.assert_array_equal(found, rounded.float().softmax(1)[:, 1].double())
+    assert (found != probability(model, images, 1)).all()
+
+
 @pytest.mark.usefixtures("no_blur")
 def test_maps_that_agree_are_run_once() -> None:
     network, m = share_of_ones(), torch.rand(4, 4)
@@ -142,7 +153,7 @@ def test_equal_pixels_keep_one_random_order() -> None:
     m = torch.zeros(SIZE, SIZE)
     m[:5] = 1
     place = ranking(m, SIZE)
-    for region, first in ((m == 1, 0), (m == 0, 100)):
+    for region, first in ((m == 1, 0), (m == 0, 5 * SIZE)):
         assert sorted(place[region].tolist()) == list(range(first, first + int(region.sum())))
         assert torch.equal(place[region].argsort(), everywhere[region].argsort())
 

@@ -201,6 +201,9 @@ def test_grad_cam_pp_by_hand() -> None:
     assert module.grad_cam_pp(S_0, G_0).tolist() == [[[4, 0]]]
     # A pole of a (2 G^2 + sum S G^3 = 0 at G = -1, sum S = 2) gives no infinity either.
     assert module.grad_cam_pp(S[:, 1:], torch.full((1, 1, 1, 2), -1.0)).isfinite().all()
+    # At the pole a is 0, also where G > 0: sum S = -2, G = 1 at the first pixel and 0 at the second.
+    S_1, G_1 = torch.tensor([[[[-3.0, 1.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
+    assert module.grad_cam_pp(S_1, G_1).tolist() == [[[0, 0]]]
 
 
 def test_cam_by_hand() -> None:
@@ -216,6 +219,15 @@ def test_n_is_a_unit_vector_for_each_image() -> None:
     torch.testing.assert_close(n(X).flatten(1).norm(dim=1), torch.ones(3, dtype=DOUBLE))
     torch.testing.assert_close(n(X)[:1], n(X[:1]))
     assert not n(torch.zeros(1, 2, 3, 3)).any()
+
+
+def test_the_graph_is_kept_only_for_another_gradient() -> None:
+    S = torch.ones(1, 2, 3, 3, requires_grad=True)
+    values = (S**2).sum((1, 2, 3))
+    assert (module._grad(values, [S], ["S"], nn.Identity(), again=True)[0] == 2).all()
+    assert (module._grad(values, [S], ["S"], nn.Identity(), again=False)[0] == 2).all()
+    with pytest.raises(RuntimeError, match="second time"):
+        module._grad(values, [S], ["S"], nn.Identity(), again=False)
 
 
 def test_n_of_tiny_gradients_in_float32() -> None:

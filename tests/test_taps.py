@@ -181,6 +181,14 @@ def test_a_tapped_layer_that_hands_on_the_images_leaves_them_without_gradient() 
     assert outputs["0"].requires_grad and not images.requires_grad
 
 
+def test_a_network_whose_code_is_compiled_runs_without_that_code() -> None:
+    model = vgg_like()
+    expected = gradients(model, IMAGES, None, ["0.3"])["0.3"].G_c
+    model.compile(backend="eager")
+    model(IMAGES)  # the code is made without hooks, and would not see them
+    assert torch.equal(gradients(model, IMAGES, None, ["0.3"])["0.3"].G_c, expected)
+
+
 def test_images_are_left_alone() -> None:
     images = IMAGES.clone().requires_grad_()
     gradients(vgg_like(), images, None, ["0.0"])
@@ -274,6 +282,11 @@ def test_one_image_stands_for_many_maps() -> None:
     with torch.no_grad():
         torch.testing.assert_close(logits, model[1:](model[0][3:](many)))
     assert torch.equal(many, kept)
+    features = torch.randn(1, 5, 2, 2).double()
+    before = features.clone()
+    with torch.no_grad(), replace(model, "0.3", features):
+        model(IMAGES[:1])  # its ReLU overwrites what it is given
+    assert torch.equal(features, before)
 
 
 def test_the_replacement_goes_away_after_an_exception() -> None:
