@@ -479,8 +479,9 @@ def test_an_output_without_logits_is_refused(hold) -> None:
 
 @pytest.mark.parametrize("part", ["whole", "in place", "inner"])
 def test_a_compiled_network_has_its_own_names(part: str) -> None:
-    """Also once its code is made: it would not see hooks that come later."""
-    expected, model = localize(small(), SMALL, None, ["conv2", "conv1"], ["dgl"]), small()
+    """Also once its code is made, in the very state that localizing asks for: it would not see hooks that come later."""
+    expected = localize(small(), SMALL, None, ["conv2", "conv1"], ["dgl"])
+    model = small().eval().requires_grad_(False)
     if part == "whole":
         model = torch.compile(model, backend="eager")
     elif part == "in place":

@@ -221,13 +221,12 @@ def test_n_is_a_unit_vector_for_each_image() -> None:
     assert not n(torch.zeros(1, 2, 3, 3)).any()
 
 
-def test_the_graph_is_kept_only_for_another_gradient() -> None:
-    S = torch.ones(1, 2, 3, 3, requires_grad=True)
-    values = (S**2).sum((1, 2, 3))
-    assert (module._grad(values, [S], ["S"], nn.Identity(), again=True)[0] == 2).all()
-    assert (module._grad(values, [S], ["S"], nn.Identity(), again=False)[0] == 2).all()
-    with pytest.raises(RuntimeError, match="second time"):
-        module._grad(values, [S], ["S"], nn.Identity(), again=False)
+@pytest.mark.parametrize(("needs", "kept"), [(("G_c", "G_J"), [True, False]), (("G_c",), [False]), (("G_J",), [False])])
+def test_the_graph_is_kept_only_for_another_gradient(needs, kept: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, grad = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **how: asked.append(how["retain_graph"]) or grad(*a, **how))
+    gradients(spg_plain(3, width=1 / 16), torch.randn(1, 3, 64, 64), None, ["add1"], needs=needs)
+    assert asked == kept
 
 
 def test_n_of_tiny_gradients_in_float32() -> None:
