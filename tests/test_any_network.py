@@ -479,7 +479,7 @@ def test_an_output_without_logits_is_refused(hold) -> None:
 
 @pytest.mark.parametrize("part", ["whole", "in place", "inner"])
 def test_a_compiled_network_has_its_own_names(part: str) -> None:
-    """Also once its code is made, in the very state that localizing asks for: it would not see hooks that come later."""
+    """Also once its code is made, in the state that localizing asks for: it would not see hooks that come later."""
     expected = localize(small(), SMALL, None, ["conv2", "conv1"], ["dgl"])
     model = small().eval().requires_grad_(False)
     if part == "whole":
