@@ -228,6 +228,12 @@ def test_results_in_every_format(results: Path) -> None:
     assert "| 400 |" in shown("mine", "--table", "05_page/effects") == shown("mine", "--table", "effects")
 
 
+def test_verdicts_over_several_trainings_come_before_those_of_one(results: Path) -> None:
+    assert "C4" in shown("mine")
+    (results / "verdicts.csv").write_text("claim,trainings\nC2,5\n")
+    assert "C2" in shown("mine") and "C4" not in shown("mine") and "C4" in shown("mine", "--table", "claims")
+
+
 def test_results_on_one_page(results: Path, tmp_path: Path) -> None:
     """The claims, then the notebooks in their order, with their figures and with no need of any other file."""
     cell, out = nbformat.v4, tmp_path / "page" / "mine.html"

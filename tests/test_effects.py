@@ -99,6 +99,10 @@ def test_what_scales_and_closing_add() -> None:
         ("C6", "", "MS minus none"): pytest.approx([10, 5]),
         ("C7", "", "MS+MC minus MS"): pytest.approx([-2, 4]),
     }
+    alone = {"dgl": dict.fromkeys(("none", "MS", "MS+MC"), ((1.0,), 0.0))}
+    assert effects.of_treatments(of, of, alone).empty  # nothing was merged and nothing closed: not measured
+    closed = {"dgl": chosen["dgl"] | {"none": ((0.5, 1.0), 0.0)}}
+    assert list(effects.of_treatments(of, of, closed)["claim"].unique()) == ["C7"]
 
 
 def test_what_the_step_changes() -> None:

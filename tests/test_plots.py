@@ -187,6 +187,16 @@ def test_marks_lie_on_their_own_curve() -> None:
     assert legend(figure)[-2:] == ["chosen on validation", "peak on test"]
 
 
+def test_more_than_four_panels_stand_in_rows_and_share_what_they_all_say() -> None:
+    one = table()[:3]
+    six = pd.concat([one.assign(panel=f"panel {k}") for k in range(5)])
+    figure = charts.curves(six.assign(x=1.0), x="x", panel="panel", xlabel="the same below all")
+    assert len(figure.axes) == 5 and figure.axes[0].get_gridspec().get_geometry() == (2, 3)
+    assert figure.get_supxlabel() == "the same below all" and not any(ax.get_xlabel() for ax in figure.axes)
+    figure = charts.forest(six, panel="panel", xlabel="the same below all, in more words than fit below one panel")
+    assert "\n" in figure.axes[0].get_xlabel() and not figure.get_supxlabel()  # its legend stands below
+
+
 def test_heat_leaves_blanks_and_frames_cells() -> None:
     cells = table()[:3].pivot_table("mean", "method", "layer")
     (axes,) = charts.heat(cells, frames=[("dgl", "add2")]).axes

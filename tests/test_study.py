@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -453,8 +454,10 @@ def tiny(**changes: Any) -> Profile:
 
 
 @pytest.mark.parametrize("left", [0, 1000])
-def test_a_damaged_classifier_is_set_aside_and_trained_again(project: Path, left: int) -> None:
-    whole = (checkpoint := study.train_classifier(tiny())).read_bytes()
+def test_a_damaged_classifier_is_set_aside_and_trained_again(project: Path, left: int, caplog) -> None:
+    with caplog.at_level(logging.INFO, "dgl_lib"):
+        whole = (checkpoint := study.train_classifier(tiny())).read_bytes()
+    assert caplog.messages == ["training from random weights"]
     checkpoint.write_bytes(whole[:left])
     with pytest.warns(UserWarning, match=r"classifier.safetensors is damaged .*: set aside and made again"):
         assert study.train_classifier(tiny()) == checkpoint

@@ -116,15 +116,21 @@ def test_readme_shows_a_row_a_reading_and_a_column_a_data_set_with_verdicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
-    assert [*readme.found()] == ["", "the talk says"] and len(readme.found()) == len(claims.CLAIMS)
+    assert [*readme.found()] == ["", "what is claimed"] and len(readme.found()) == len(claims.CLAIMS)
     for data, detail, mean in (("creatures", "norm", 1.0), ("pets", "norm, validation images", -0.04)):
         effects = [trainings("C2", "rest found", [mean] * 3, detail), trainings("C2", "precision", [0] * 3, detail)]
         effects += [trainings("C3", "the same map", [1], wide=0)]
         write_table(tmp_path / "results" / data / "verdicts.csv", claims.verdicts(pd.concat(effects)))
+    spread = {"detail": ["norm"] * 2, "effect": ["rest found", "precision"], "unit": "points", "mean": [1.0, -0.26]}
+    spread |= {"claim": "C2", "low": [1.0, -0.5], "high": [1.0, -0.01]}
+    write_table(tmp_path / "results/creatures/08_effects_spread.csv", pd.DataFrame(spread))
     table = readme.found().set_index("")
-    assert [*table] == ["the talk says", "creatures", "pets"]
+    assert [*table] == ["what is claimed", "creatures", "pets"]
     assert [*table.index] == ["C1", "C2, norm", *(f"C{k}" for k in range(3, 11))]
-    assert table.loc["C2, norm", "creatures"] == "**reproduced** (3 of 3): +1.0 [+1.0, +1.0] points"
+    assert (
+        table.loc["C2, norm", "creatures"]
+        == "**reproduced** (3 of 3): +1.0 [+1.0, +1.0] points; precision -0.3 [-0.5, +0.0]"
+    )
     assert table.loc["C2, norm", "pets"].endswith("(3 of 3): +0.0 [-0.1, +0.0] points; validation images")
     assert table.loc["C3", "pets"] == "**holds** (1 of 1)" and table.loc["C1", "pets"] == "**not measured**"
 

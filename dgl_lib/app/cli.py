@@ -67,7 +67,6 @@ def on_a_network(command: Callable[..., None]) -> Callable[..., None]:
 
         if model is None and "data" in others:  # of `dgl evaluate`
             checkpoint = checkpoint or "creatures"
-        logging.getLogger("dgl_lib.models").setLevel(logging.WARNING)  # where weights come from matters when training
         command(network=open_network(checkpoint, model, weights), **others)
 
     return opened
@@ -307,13 +306,14 @@ def readme(check: bool) -> None:
 
 @commands.command(epilog=_examples("dgl results", "dgl results creatures --html creatures.html"))
 @click.argument("profiles", nargs=-1)
-@click.option("--table", help="claims, 03_scores, ... An unknown name lists them. Default: claims.")
+@click.option("--table", help="verdicts, claims, 03_scores, ... An unknown name lists them.")
 @click.option("--format", "form", default="markdown", type=click.Choice(["markdown", "latex", "csv", "json"]))
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @click.option("--html", type=PATH, help="Write one PROFILE's page here instead, with its notebooks.")
 def results(profiles: tuple[str, ...], table: str | None, form: str, html: Path | None) -> None:
-    """Print a table of results/PROFILE, or of a folder that `dgl evaluate` wrote (by default scores or boxes). Without
-    a PROFILE, print it for all profiles that have claims."""
+    """Print a table of results/PROFILE, or of a folder that `dgl evaluate` wrote. Without a PROFILE, print it for all
+    profiles that have claims. By default it is verdicts (over several trainings), else claims (of one training), scores
+    or boxes."""
     from dgl_lib.app import export
 
     tables = {name: export.read(name, table) for name in profiles or export.profiles()}

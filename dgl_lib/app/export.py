@@ -37,11 +37,14 @@ def _tables(profile: str) -> tuple[Path, list[Path]]:
 
 def read(profile: str, name: str | None = None) -> pd.DataFrame:
     """A table of a profile, or of a folder that `dgl evaluate` wrote. Its name may lack the folder and the notebook's
-    number (``scores`` for ``03_scores``). Without a name it is claims, scores or boxes. UserError: no table has that
+    number (``scores`` for ``03_scores``). Without a name it is
+    verdicts (over several trainings), claims (of one), scores or boxes. UserError: no table has that
     name, or several have."""
     folder, files = _tables(profile)
     tables = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
-    name = name or next((default for default in ("claims", "scores", "boxes") if default in tables), "claims")
+    name = name or next(
+        (default for default in ("verdicts", "claims", "scores", "boxes") if default in tables), "claims"
+    )
     short = re.compile(rf"(.*/)?(\d+_)?{re.escape(name)}")
     found = [name] if name in tables else [key for key in tables if short.fullmatch(key)]
     if len(found) != 1:

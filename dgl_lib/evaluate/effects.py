@@ -78,10 +78,15 @@ def of_scores(val: Scores, test: Scores, layer: str, layers: Sequence[str]) -> p
 
 
 def of_treatments(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:
-    """C6 and C7: what several scales add to DGL, and what closing adds on top, as ``treatments.search`` chose them."""
-    one, several, closed = (per_image(val, test, row("dgl", chosen["dgl"][t])) for t in ("none", "MS", "MS+MC"))
-    found = {"C6": ("MS minus none", several - one), "C7": ("MS+MC minus MS", closed - several)}
-    return pd.concat([effect(claim, *of) for claim, of in found.items()], ignore_index=True)
+    """C6 and C7: what several scales add to DGL, and what closing adds on top, as ``treatments.search`` chose them.
+
+    Where there was nothing to merge, or to close, that claim has no rows."""
+    found = [effect("C6", "MS minus none", np.empty(0))]
+    for claim, after, before in (("C6", "MS", "none"), ("C7", "MS+MC", "MS")):
+        if chosen["dgl"][after] != chosen["dgl"][before]:
+            one, other = (per_image(val, test, row("dgl", chosen["dgl"][t])) for t in (after, before))
+            found.append(effect(claim, f"{after} minus {before}", one - other))
+    return pd.concat(found, ignore_index=True)
 
 
 def of_last_layer(maps: Maps, last: str) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +14,6 @@ from dgl_lib.errors import UserError
 from dgl_lib.files import sorted_header, write_bytes
 from dgl_lib.given import CheckpointHeader, Header, need_finite, parsed
 from dgl_lib.models.classifier import Classifier
-
-log = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Classifier)
 
@@ -56,7 +53,6 @@ def build(network: type[C], num_classes: int, width: float, weights: str | Path 
     whole = _fill(model, state, name)
     model.freeze_batch_norm = not whole if said.freeze_batch_norm is None else said.freeze_batch_norm
     model.origin = (said.source or name) + ("" if whole else f"; {model.added} freshly initialised")
-    log.info("%s", model.origin)
     return model.train(model.training)  # which puts frozen batch norms into eval mode
 
 

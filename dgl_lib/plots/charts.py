@@ -51,7 +51,8 @@ class Shared:
 
     def dress(self, ax: Axes, name: str, line: Any, span: Any, width: int = 80) -> None:
         """A panel's words, the grey band around 0, and level lines with their names for the legend."""
-        ax.set(xlabel=_of(self.xlabel, name), ylabel=_of(self.ylabel, name), title=style.name(name, width))
+        label = style.name(_of(self.xlabel, name), width + 10 if self.panel else 80)
+        ax.set(xlabel=label, ylabel=_of(self.ylabel, name), title=style.name(name, width))
         if (margin := _of(self.margin, name, None)) is not None:
             line(0, color="black", lw=0.8)
             if margin:
@@ -114,7 +115,12 @@ def forest(
                 ax.plot(row[dots], [at] * len(row[dots]), ".", ms=6, color=INK, mew=0, lw=0, label=style.name(dots))
             if note:
                 end = np.nanmax([row[chart.value], *ends])
-                ax.annotate(str(row[note]), (end, at), (6, 0), textcoords="offset points", va="center", fontsize=8)
+                look: dict[str, Any] = {
+                    "va": "center",
+                    "fontsize": 8,
+                    "bbox": {"fc": "white", "ec": "none", "pad": 0.5},
+                }
+                ax.annotate(str(row[note]), (end, at), (6, 0), textcoords="offset points", **look)
         ax.set_yticks(list(place.values()), [line for _, line in order], fontsize="small")
         ax.set_ylim(max(place.values()) + 0.6, -0.6)
         ax.margins(x=0.2 if note else 0.06)
@@ -237,11 +243,14 @@ def _look(table: pd.DataFrame, line: Columns) -> dict[str, dict]:
 
 
 def _axes(panels: int, wide: float, ylabel: str | Mapping) -> tuple[Figure, np.ndarray]:
-    """Panels at least ``wide`` inches each, side by side where a page holds them, else below each other."""
-    stacked = panels * wide > 12
-    down, across = (panels, 1) if stacked else (1, panels)
-    figure = style.figure(10 if stacked else max(6.5, max(wide, 3.4) * across + 2.2), 3.2 * down + 0.4)
-    return figure, figure.subplots(down, across, sharey=isinstance(ylabel, str), squeeze=False).ravel()
+    """Panels at least ``wide`` inches each, up to four side by side where a page holds them, else below each other."""
+    down = panels if panels * wide > 12 else -(-panels // 4)
+    across = -(-panels // down)
+    figure = style.figure(10 if down == panels > 1 else max(6.5, max(wide, 3.4) * across + 2.2), 3.2 * down + 0.4)
+    axes = figure.subplots(down, across, sharey=isinstance(ylabel, str), squeeze=False).ravel()
+    for left_over in axes[panels:]:
+        left_over.remove()
+    return figure, axes[:panels]
 
 
 def _ticks(ax: Axes, places: Iterable[float], names: Iterable[Any]) -> None:
@@ -262,7 +271,12 @@ def _lines(ax: Axes, table: pd.DataFrame, value: str, look: dict, interval: Any,
 
 
 def _finish(figure: Figure, handles: list, title: str, below: bool = False) -> Figure:
-    """The title, and a legend outside the panels that holds each name once."""
+    """The title, a label below that all panels share, and a legend outside of them that holds each name once."""
+    labels = {ax.get_xlabel() for ax in figure.axes}
+    if len(figure.axes) > 1 and len(labels) == 1 and not below:  # where a legend is below, they would meet
+        figure.supxlabel(labels.pop(), fontsize=figure.axes[0].xaxis.label.get_fontsize())
+        for ax in figure.axes:
+            ax.set_xlabel("")
     handles = [*(handle for ax in figure.axes for handle in ax.get_legend_handles_labels()[0]), *handles]
     named = {handle.get_label(): handle for handle in handles}
     if len(named) > 1 or (below and named):

@@ -20,18 +20,31 @@ def found() -> pd.DataFrame:
     cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)  # by claim and reading
     for profile in SHOWN:
         if (file := paths.project_root() / "results" / profile / "verdicts.csv").exists():
+            second = _second(file.with_name("08_effects_spread.csv"))
             for row in pd.read_csv(file).fillna({"detail": ""}).to_dict("records"):
                 reading, _, where = row["detail"].partition(", ")
                 agree = " ({agree} of {trainings})" if row["trainings"] else ""
                 effect = "" if pd.isna(row["low"]) else ": {measured:+z.1f} [{low:+z.1f}, {high:+z.1f}] {unit}"
-                said = f"**{{verdict}}**{agree}{effect}".format_map(row)
+                said = f"**{{verdict}}**{agree}{effect}".format_map(row) + second.get((row["claim"], row["detail"]), "")
                 cells[row["claim"], reading][profile] = said + (f"; {where}" if where else "")
     lines = []
     for claim, rule in claims.CLAIMS.items():
         for reading in [reading for one, reading in cells if one == claim] or [""]:
             name = f"{claim}, {reading}" if reading else claim
-            lines.append({"": name, "the talk says": rule.says, **cells.get((claim, reading), {})})
+            lines.append({"": name, "what is claimed": rule.says, **cells.get((claim, reading), {})})
     return pd.DataFrame(lines).fillna("")
+
+
+def _second(file: Path) -> dict[tuple[str, str], str]:
+    """The effect that C1 asks for as well and the one that C2 must not lose, by claim and reading, in words."""
+    asked = [(claim, rule.keeps or rule.also) for claim, rule in claims.CLAIMS.items()]
+    said = {}
+    for row in pd.read_csv(file).fillna({"detail": ""}).to_dict("records") if file.exists() else []:
+        if (row["claim"], row["effect"]) in asked:
+            form = "+z.2f" if row["unit"] == "p_c" else "+z.1f"
+            ends = ", ".join(format(row[end], form) for end in ("low", "high"))
+            said[row["claim"], row["detail"]] = f"; {row['effect']} {row['mean']:{form}} [{ends}]"
+    return said
 
 
 #: What fills each block.

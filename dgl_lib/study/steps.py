@@ -1,5 +1,6 @@
 """The steps that notebooks and the runner share: the data, training a classifier, opening a trained one."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
@@ -22,6 +23,7 @@ from dgl_lib.study import paths
 from dgl_lib.study.profile import Profile
 from dgl_lib.training import Recipe, fit
 
+log = logging.getLogger(__name__)
 FORMAT = 1  # raised when a change to the library makes earlier trainings wrong
 #: What determines a training beside the recipe.
 TRAINING = ("data", "network", "padding", "width", "weights", "train_count", "labels")
@@ -84,6 +86,7 @@ def train_classifier(profile: Profile, *, progress: bool = False) -> Path:
                 how: dict[str, Any] = {"width": profile.width, "padding": profile.padding}
                 how |= {"weights": paths.weights_source(profile.weights)}
                 model = NETWORKS[profile.network](len(train.classes), **how)
+            log.info("training from %s", model.origin)
             fit(model, train, val, checkpoint.parent, profile, facts=facts, progress=progress)
         several.wait()
     return checkpoint
