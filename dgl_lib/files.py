@@ -155,8 +155,12 @@ def exclusive(folder: Path) -> Iterator[None]:
     try:
         with FileLock(lock, timeout=0):
             write_text(holder, f"process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
-            yield
-            holder.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                holder.unlink(missing_ok=True)
     except Timeout:
+        if not lock.exists():
+            raise UserError(f"{folder}: its folder cannot be written to") from None
         by = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
         raise UserError(f"{folder.name} is being written by {by}; wait for it or stop it") from None

@@ -103,10 +103,11 @@ def gradients(
     """S, G_c and G_J of every layer, from one forward pass and one backward pass for each gradient in ``needs``.
 
     Args:
-        model: any image classifier. It runs in eval mode, and every flag is as before afterwards.
+        model: any image classifier. It runs in eval mode, and every flag is as before afterwards. Only in a network
+            that mixes images even then, as batch norms without running statistics do, do maps depend on the batch.
         images: (N, 3, H, W) float, N at least 1, normalised as the network was trained, of its weights' type.
         classes: (N,) whole numbers, or None for the classes predicted in this pass.
-        layers: dotted module names, in any order.
+        layers: dotted module names, in any order, of modules that give N x K x h x w, channels first.
         alpha: scale of the label in the released rule, in (0, 1e6]. The autograd rule does not depend on it.
         rule: how dJ/dl is taken: "released" (``loss_released``) or "autograd" (``loss_autograd``).
         head: "softmax", or "sigmoid" where each label has a probability of its own. J is then label c's alone, and
@@ -119,6 +120,8 @@ def gradients(
     need_one_of(HEADS, head, "head")
     if not 0 < alpha <= 1e6:
         raise UserError(f"alpha: {alpha!r} given, a number in (0, 1e6] allowed")
+    if not isinstance(images, Tensor):
+        raise UserError(f"images: {type(images).__name__} given, a float tensor N x 3 x H x W needed")
     if images.ndim != 4 or not images.is_floating_point() or not images.numel():
         raise UserError(f"images: {tuple(images.shape)} {images.dtype} given, float N x 3 x H x W needed")
     need_finite(images, "images")
@@ -126,18 +129,20 @@ def gradients(
     with frozen(model):
         with tap(model, layers) as outputs:
             said = logits = _logits(model, images)  # N x C
-        if said.shape[1] == 1 and head == "sigmoid":
-            logits = torch.cat([-said, said], 1)  # N x 2
-        elif said.shape[1] == 1 and "G_J" in needs:
-            raise UserError("head: 'softmax' given for a network with one logit, 'sigmoid' needed")
-        c = _classes(logits, classes)
-        S, none = [outputs[layer] for layer in layers], [None] * len(layers)
-        G_c = _grad(_at(logits, c), S, layers, model, again="G_J" in needs) if "G_c" in needs else none
-        G_J = _grad(_loss(logits, c, alpha, rule, head), S, layers, model, again=False) if "G_J" in needs else none
-        triples = (Triple(*map(_exact, (X.detach(), *G))) for X, *G in zip(S, G_c, G_J, strict=True))
-        result = Gradients(zip(layers, triples, strict=True))
-        result.logits, result.classes = logits.detach(), c
-        result.heads = _cam_heads(model, result, said.detach()) if "w_c" in needs else {}
+        with torch.autocast(images.device.type, enabled=False):  # the caller's is the network's alone
+            if said.shape[1] == 1 and head == "sigmoid":
+                logits = torch.cat([-said, said], 1)  # N x 2
+            elif said.shape[1] == 1 and "G_J" in needs:
+                raise UserError("head: 'softmax' given for a network with one logit, 'sigmoid' needed")
+            c = _classes(logits, classes)
+            S, none = [outputs[layer] for layer in layers], [None] * len(layers)
+            G_c = _grad(_at(logits, c), S, layers, model, again="G_J" in needs) if "G_c" in needs else none
+            G_J = _grad(_loss(logits, c, alpha, rule, head), S, layers, model, again=False) if "G_J" in needs else none
+            triples = (Triple(*map(_exact, (X.detach(), *G))) for X, *G in zip(S, G_c, G_J, strict=True))
+            result = Gradients(zip(layers, triples, strict=True))
+            result.logits, result.classes = logits.detach(), c
+            eps = max(torch.finfo(X.dtype).eps for X in S)  # autocast computes in less than the weights have
+            result.heads = _cam_heads(model, result, said.detach(), eps) if "w_c" in needs else {}
     return result
 
 
@@ -152,7 +157,11 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     Images go in as the weights are, in half or double precision too, and a copy of them: a network may overwrite it."""
     dtype = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), images.dtype)
     logits = model(images.detach().to(dtype, copy=True))
-    logits = _exact(logits.get("logits") if isinstance(logits, Mapping) else getattr(logits, "logits", logits))
+    if isinstance(logits, Mapping) and "logits" not in logits:
+        raise UserError(
+            f"the model gives a dictionary of {', '.join(map(str, logits)) or 'nothing'}, 'logits' is needed"
+        )
+    logits = _exact(logits["logits"] if isinstance(logits, Mapping) else getattr(logits, "logits", logits))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"the model gives {got}, logits N x classes are needed")
@@ -168,7 +177,7 @@ def _classes(logits: Tensor, classes: Tensor | Sequence[int] | None) -> Tensor:
     if c.shape != logits.shape[:1] or c.is_floating_point() or c.is_complex() or c.dtype == torch.bool:
         given = f"{tuple(c.shape)} {c.dtype} given for {len(logits)} images"
         raise UserError(f"classes: {given}, one whole number an image needed")
-    c = c.long()
+    c = c.long().clone()  # one that was made in inference mode cannot be used otherwise
     if int(c.min()) < 0 or int(c.max()) >= logits.shape[1]:
         raise UserError(f"classes: {int(c.min())}..{int(c.max())} given, 0..{logits.shape[1] - 1} allowed")
     return c
@@ -189,8 +198,9 @@ def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.
     return found
 
 
-def _cam_heads(model: nn.Module, found: Gradients, logits: Tensor) -> dict[str, Tensor]:
-    """CAM's weights by layer. CAM exists on a layer if fc(mean over h,w of S) gives the network's very ``logits``."""
+def _cam_heads(model: nn.Module, found: Gradients, logits: Tensor, eps: float) -> dict[str, Tensor]:
+    """CAM's weights by layer. CAM exists on a layer if fc(mean over h,w of S) gives the network's very ``logits``, to
+    the rounding ``eps`` of the features."""
     heads: dict[str, Tensor] = {}
     linear = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]  # a 1 x 1 one
     for layer, (S, _, _) in found.items():
@@ -198,7 +208,7 @@ def _cam_heads(model: nn.Module, found: Gradients, logits: Tensor) -> dict[str, 
             if (*fc.weight.shape, 1, 1)[:4] != (logits.shape[1], S.shape[1], 1, 1):
                 continue
             # Compared without the bias, since a large one would hide the features' share.
-            weight, bias, eps = _exact(fc.weight.detach().flatten(1)), fc.bias, torch.finfo(fc.weight.dtype).eps
+            weight, bias = _exact(fc.weight.detach().flatten(1)), fc.bias
             share = logits - (torch.zeros_like(logits) if bias is None else _exact(bias))  # N x C
             rounding = 4 * eps * float(logits.abs().max())  # of that subtraction
             slack = max(1e-3, 4 * eps) * float(share.abs().max()) + rounding
@@ -417,7 +427,8 @@ def localize(
         values = {**triple._asdict(), "w_c": found.heads.get(layer)}
         for method in (name for name in methods if name != "cam" or layer in found.heads):
             wanted = [values[name] for name in _needs(method)]
-            out.maps[method][layer] = _FORMULAS[method](triple.S, *wanted)  # N x h x w
+            with torch.autocast(images.device.type, enabled=False):
+                out.maps[method][layer] = _FORMULAS[method](triple.S, *wanted)  # N x h x w
     return out
 
 

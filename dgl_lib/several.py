@@ -4,7 +4,10 @@ Lightning Fabric starts them and averages gradients: its loop stays ours, it kno
 Accelerate it asks for no client of a model hub. Only several processes import it (extra "several").
 """
 
+import logging
 import os
+import sys
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -26,10 +29,34 @@ def fabric() -> Any:
         from lightning_fabric import Fabric
     except ImportError:
         raise UserError("several processes need Lightning Fabric: pip install lightning-fabric") from None
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every process
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     own = Fabric(devices=here, num_nodes=WORLD // here, strategy="ddp")
     own.launch()
     return own
+
+
+def start(count: int, arguments: Sequence[str]) -> int:
+    """Run ``python -m dgl_lib`` with these arguments in ``count`` processes of this machine, and return the status of
+    the first that failed, or 0. They end with this process. UserError: a signal ended one of them."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for told in ("agent.server", "multiprocessing"):  # what failed is said below, in one line
+        logging.getLogger(f"torch.distributed.elastic.{told}.api").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core each, as torchrun has it
+    config = LaunchConfig(1, 1, count, run_id="dgl", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    try:
+        elastic_launch(config, sys.executable)("-m", "dgl_lib", *arguments)
+    except ChildFailedError as error:
+        if (status := error.get_first_failure()[1].exitcode) < 0:
+            said = f"signal {-status} ended one of {count} processes"
+            raise UserError(f"{said}; the same command continues where it stood") from None
+        return status
+    except SignalException:  # Ctrl-C, or whoever ends this process; the others have ended by now
+        raise KeyboardInterrupt from None
+    return 0
 
 
 def share(items: Any) -> Any:
@@ -74,4 +101,6 @@ def gathered(values: Tensor, count: int) -> Tensor:
         return values
     rows = -(-count // WORLD)
     padded = torch.cat([values, values.new_zeros(rows - len(values), *values.shape[1:])])
-    return fabric().all_gather(padded).transpose(0, 1).flatten(0, 1)[:count]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*all_gather is deprecated")  # Fabric's own call
+        return fabric().all_gather(padded).transpose(0, 1).flatten(0, 1)[:count]

@@ -3,7 +3,8 @@
 import difflib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ def find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
     """The modules of any network by their dotted names. UserError: none given, one given twice, or an unknown one."""
     if isinstance(layers, str) or not layers:
         raise UserError(f"layers: {layers!r} given, a list of at least one module name needed")
-    modules = {name: module for name, module in model.named_modules() if name}
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     modules |= {name.replace("_orig_mod.", ""): module for name, module in modules.items()}  # of compiled ones
     for name in layers:
         if name not in modules:
@@ -29,23 +30,39 @@ def find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode and weights without gradients inside; afterwards every flag as it was, module by module."""
+    """Eval mode and weights without gradients inside; afterwards every flag as it was, module by module.
+    UserError: weights that were made in inference mode, whose flags cannot be set."""
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise UserError("the network was made in inference mode: make it outside of torch.inference_mode()")
     training = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()
         for parameter, _ in wanted:
             parameter.requires_grad_(False)
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # float32 is float32 on a GPU too
         # Compiled code would not see hooks that come later. Without it there is nothing to switch off, in 4 seconds.
         eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-        with torch.inference_mode(False), torch.enable_grad(), exact, eager:
+        with torch.inference_mode(False), torch.enable_grad(), _exact_convolutions(), eager:
             yield
     finally:
         for module, flag in training:
             module.training = flag
         for parameter, flag in wanted:
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """float32 is float32 on a GPU too, and not TF32. Elsewhere nobody's setting is touched."""
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    if (before := convolutions.fp32_precision) == "ieee" or not torch.cuda.is_available():
+        yield
+        return
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 @contextmanager
@@ -72,15 +89,17 @@ def tap(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
 
         return read
 
-    handles = [module.register_forward_hook(hook(name)) for name, module in find(model, layers).items()]
-    try:
+    with ExitStack() as handles:
+        for name, module in find(model, layers).items():
+            if isinstance(module, torch.jit.ScriptModule):
+                raise UserError(
+                    f"layer {name!r} is compiled by TorchScript, which takes no hooks: its own form is needed"
+                )
+            handles.enter_context(module.register_forward_hook(hook(name)))
         yield outputs
         for name, count in runs.items():
             if count != 1:
                 raise UserError(f"layer {name!r} ran {count} times in one pass, exactly once is needed")
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -88,8 +107,5 @@ def replace(model: nn.Module, layer: str, features: Tensor) -> Iterator[None]:
     """Put ``features`` (M, K, h, w) in the place of ``layer``'s output, whatever the input's batch.
 
     With one image as input, the layers before run once and the layers after run on all M feature maps."""
-    handle = find(model, [layer])[layer].register_forward_hook(lambda *_: features.clone())
-    try:
+    with find(model, [layer])[layer].register_forward_hook(lambda *_: features.clone()):
         yield
-    finally:
-        handle.remove()

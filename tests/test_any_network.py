@@ -471,10 +471,26 @@ def test_logits_may_lie_in_a_larger_output(hold) -> None:
         assert torch.equal(found.maps["dgl"][f"net.{layer}"], m)
 
 
-@pytest.mark.parametrize("hold", [lambda l: {"scores": l}, lambda l: {"logits": None}, lambda l: [l], lambda l: None])
-def test_an_output_without_logits_is_refused(hold) -> None:
-    with pytest.raises(UserError, match=r"^the model gives (NoneType|list), logits N x classes are needed"):
+@pytest.mark.parametrize(
+    ("hold", "given"),
+    [
+        (lambda l: {"out": l, "aux": l}, "a dictionary of out, aux, 'logits' is"),
+        (lambda l: {}, "a dictionary of nothing, 'logits' is"),
+        (lambda l: {"logits": None}, "NoneType, logits N x classes are"),
+        (lambda l: [l], "list, logits N x classes are"),
+        (lambda l: None, "NoneType, logits N x classes are"),
+    ],
+)
+def test_an_output_without_logits_is_refused(hold, given: str) -> None:
+    with pytest.raises(UserError, match=f"^the model gives {given} needed"):
         localize(Holding(hold), SMALL, None, ["net.conv2"], ["dgl"])
+
+
+def test_a_module_can_be_asked_for_by_any_of_its_names() -> None:
+    model = Holding(lambda l: l)
+    model.other = model.net
+    found = dual_gradients(model, SMALL, None, ["other.conv2"])["other.conv2"]
+    assert torch.equal(found, dual_gradients(model, SMALL, None, ["net.conv2"])["net.conv2"])
 
 
 @pytest.mark.parametrize("part", ["whole", "in place", "inner"])

@@ -166,6 +166,8 @@ def test_what_goes_wrong_is_one_line(
 
     monkeypatch.setattr("dgl_lib.study.runner.run", fail)
     assert dgl("study", "quick") == (status, "", said)
+    monkeypatch.setattr("dgl_lib.app.networks.open_network", fail)  # localizing does not go on where it was
+    assert dgl("localize", "a.jpg") == (status, "", said.replace("; the same command continues where it stood", ""))
 
 
 # Networks and data

@@ -74,6 +74,22 @@ def test_a_folder_has_one_lock_whatever_links_lead_to_it(tmp_path: Path, monkeyp
         pass
 
 
+def test_a_lock_that_cannot_be_made_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(*_: object, **__: object) -> None:
+        raise files.Timeout("lock")
+
+    monkeypatch.setattr(files, "FileLock", wait)
+    with pytest.raises(UserError, match=r"a: its folder cannot be written to$"), exclusive(tmp_path / "a"):
+        pass
+
+
+def test_who_holds_a_lock_is_told_no_longer_than_that(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "a"):
+        assert (tmp_path / ".a.holder").is_file()
+        raise ZeroDivisionError
+    assert not (tmp_path / ".a.holder").exists()
+
+
 def test_a_folder_beside_which_nothing_may_be_written_is_locked_in_itself(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "a").mkdir()
     monkeypatch.setattr(files.os, "access", lambda path, _: path != tmp_path)

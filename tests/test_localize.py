@@ -756,3 +756,31 @@ def test_a_layer_the_logits_do_not_depend_on_is_refused() -> None:
 def test_a_model_without_logits_is_refused() -> None:
     with pytest.raises(UserError, match=r"the model gives \(3, 6, 7, 6\), logits N x classes are needed"):
         gradients(deep()[:4], IMAGES, CLASSES, ["conv1"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_callers_autocast_is_the_networks_alone(dtype: torch.dtype) -> None:
+    """Features and logits are rounded then. Losses, formulas and the search for CAM's head are exact all the same."""
+    torch.manual_seed(0)
+    model, images = spg_plain(3, width=1 / 16).eval(), torch.randn(2, 3, 64, 64)
+    expected = localize(model, images, [0, 1], ["add1"], list(METHODS))
+    with torch.autocast("cpu", dtype):
+        found = localize(model, images, [0, 1], ["add1"], list(METHODS))
+    for method, by_layer in expected.maps.items():
+        m, exact = found.maps[method]["add1"], by_layer["add1"]
+        assert m.dtype == torch.float32 and not torch.equal(m, exact), method
+        assert float((m - exact).abs().max()) < 0.1 * float(exact.abs().max()), method
+
+
+def test_classes_made_in_inference_mode_can_be_asked_for() -> None:
+    torch.manual_seed(0)
+    model, images = spg_plain(3, width=1 / 16).eval(), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        c = model(images).argmax(1)
+    found = localize(model, images, c, ["add1"], ["dgl"]).maps["dgl"]["add1"]
+    assert torch.equal(found, localize(model, images, None, ["add1"], ["dgl"]).maps["dgl"]["add1"])
+
+
+def test_images_that_are_no_tensor_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^images: ndarray given, a float tensor N x 3 x H x W needed"):
+        localize(spg_plain(3, width=1 / 16), np.zeros((1, 3, 64, 64)), None, ["add1"], ["dgl"])

@@ -476,10 +476,31 @@ def test_a_map_with_its_channels_last_is_refused() -> None:
             call()
     with pytest.raises(UserError, match="'lost' is not in ChannelsLast"):
         networks.check_layers(network, ["lost"])
-    # Of a network of one size it cannot be told, and the layer is taken as it is.
+    # Of a network of one size the axis tells that is unlike the other two.
     fixed = networks.Network(OneSize(), "fixed", ("a", "b"), 64)
-    networks.check_layers(fixed, ["last"])
-    assert [row.name for row in networks.layers(fixed, device="cpu")] == ["patches", "last", "first"]
+    assert [row.name for row in networks.layers(fixed, device="cpu")] == ["patches", "first"]
+    with pytest.raises(UserError, match="'last' gives N x h x w x K"):
+        networks.check_layers(fixed, ["last"])
+
+
+def test_a_size_that_a_network_does_not_take_is_one_line() -> None:
+    fixed = networks.Network(OneSize(), "fixed", ("a", "b"), 64)
+    refused = r"which the network does not take \(64 px needed\)$"
+    for call in (lambda: networks.layers(fixed, 96), lambda: networks.check_layers(fixed, ["first"], 96)):
+        with pytest.raises(UserError, match=f"^size: 96 px given, {refused}"):
+            call()
+    with pytest.raises(UserError, match=f"^scales: 1, 1.5 of 64 px given, {refused}"):
+        predict.check(fixed, How("first", scales=(1.0, 1.5)))
+
+
+def test_an_empty_path_is_not_the_folder_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30)).save("a.jpg")
+    with pytest.raises(UserError, match=r"^photographs: '' given, a file, folder or pattern allowed"):
+        predict.find_photographs([""], tmp_path / "out")
+    status, _, err = dgl("localize", "a.jpg", "--checkpoint", "creatures", "--out", "")
+    assert status == 2 and "'' given, a path needed" in err and [*tmp_path.iterdir()] == [tmp_path / "a.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torch.distributed.run import parse_args
 
 from dgl_lib import several
 from dgl_lib.app.cli import commands
+from dgl_lib.errors import UserError
+from dgl_lib.files import write_text
 from dgl_lib.study import paths
 
 SCRIPT = Path(__file__).with_name("several_run.py")
@@ -80,13 +84,49 @@ def test_rows_come_back_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nproc_runs_the_same_command_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str]] = []
-    monkeypatch.setattr(sys, "argv", ["dgl", "train", "quick", "--nproc", "2"])
-    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 7)
-    done = CliRunner().invoke(commands, ["train", "quick", "--nproc", "2"])
-    assert done.exit_code == 7
-    parsed = parse_args(calls[0][3:])  # torchrun takes --nproc for its own, unless it is told where its options end
-    assert calls[0][:3] == [sys.executable, *TORCHRUN[:2]]
-    assert (parsed.standalone, parsed.nproc_per_node) == (True, "2")
-    assert (parsed.module, parsed.training_script) == (True, "dgl_lib")
-    assert parsed.training_script_args == ["train", "quick", "--nproc", "2"]
+    calls: list[tuple[int, list[str]]] = []
+    arguments = ["train", "quick", "--nproc", "2"]
+    monkeypatch.setattr(sys, "argv", ["dgl", *arguments])
+    monkeypatch.setattr(several, "start", lambda count, given: calls.append((count, given)) or 7)
+    assert CliRunner().invoke(commands, arguments).exit_code == 7 and calls == [(2, arguments)]
+    done = CliRunner().invoke(commands, [*arguments, "--set", "epochs=0"])  # a mistake ends before there are several
+    assert isinstance(done.exception, UserError) and len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("fails", "with_"),
+    [
+        ("sys.exit(3)", 3),
+        ("pass", 0),
+        ("os.kill(os.getpid(), 9)", "^signal 9 ended one of 2 processes; the same command"),
+    ],
+)
+def test_what_ends_a_process_is_told(fails: str, with_: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -m dgl_lib`` finds this one here. Its second process fails, and the first then ends too."""
+    waits = "time.sleep(0 if os.environ['RANK'] == '1' or sys.argv[1:] != ['a', '--nproc'] else 60)"
+    lines = ["import os, sys, time", waits if fails != "pass" else "pass", fails]
+    write_text(tmp_path / "dgl_lib/__init__.py", "")
+    write_text(tmp_path / "dgl_lib/__main__.py", "\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    if isinstance(with_, int):
+        assert several.start(2, ["a", "--nproc"]) == with_
+    else:
+        with pytest.raises(UserError, match=with_):
+            several.start(2, ["a", "--nproc"])
+    assert time.monotonic() - began < 60
+
+
+def test_whoever_ends_the_first_process_ends_all(tmp_path: Path) -> None:
+    note = "open(os.environ['RANK'], 'w').write(str(os.getpid()))"
+    write_text(tmp_path / "dgl_lib/__init__.py", "")
+    write_text(tmp_path / "dgl_lib/__main__.py", f"import os, time; {note}; time.sleep(300)")
+    start = f"import sys; sys.path.insert(0, {str(paths.project_root())!r})\n"
+    start += "from dgl_lib.several import start; start(2, [])"
+    with subprocess.Popen([sys.executable, "-P", "-c", start], cwd=tmp_path, stderr=subprocess.PIPE) as first:
+        while not all((tmp_path / rank).is_file() and (tmp_path / rank).read_text() for rank in "01"):
+            assert first.poll() is None
+            time.sleep(0.1)
+        first.terminate()
+        assert first.wait(60) != 0
+    assert not any(psutil.pid_exists(int((tmp_path / rank).read_text())) for rank in "01")

@@ -194,7 +194,9 @@ def test_folders_in_the_environment_are_where_the_command_was_typed(tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     for name in ("DGL_DATA", "DGL_WEIGHTS", "DGL_WSOL_METADATA"):
         monkeypatch.setenv(name, "here")
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # with which a notebook shows no figures
     runner.absolute_environment()
+    assert "MPLBACKEND" not in os.environ
     assert {os.environ[name] for name in ("DGL_DATA", "DGL_WEIGHTS", "DGL_WSOL_METADATA")} == {str(tmp_path / "here")}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -129,6 +131,23 @@ def test_hooks_go_away_after_a_refused_layer() -> None:
         assert hooks(model) == 0 and flags(model) == before
 
 
+def test_a_scripted_module_is_refused_and_leaves_no_hook() -> None:
+    model = vgg_like()
+    model[0][2] = torch.jit.script(model[0][2])
+    with pytest.raises(UserError, match=r"'0\.2' is compiled by TorchScript, which takes no hooks"):
+        gradients(model, IMAGES, None, ["0.0", "0.2"])
+    assert len(model[0][0]._forward_hooks) == 0
+
+
+def test_weights_of_inference_mode_are_refused_untouched() -> None:
+    with torch.inference_mode():
+        model = vgg_like().train()
+    before = flags(model)
+    with pytest.raises(UserError, match="made in inference mode"):
+        gradients(model, IMAGES, None, ["0.0"])
+    assert flags(model) == before and model.training
+
+
 def test_weights_and_statistics_are_bit_identical_after_localizing() -> None:
     torch.manual_seed(0)
     model = spg_plain(3, width=1 / 16).train()  # in training mode a pass would move the running statistics
@@ -143,13 +162,31 @@ def test_weights_and_statistics_are_bit_identical_after_localizing() -> None:
 # -------------------------------------------------------------------------------------------------- modes of a caller
 
 
-def test_float32_is_exact_inside_and_the_flags_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU would round to 10 bits; the flags can be read without one."""
-    flags, inside = torch.backends.cudnn, []
-    monkeypatch.setattr(flags, "allow_tf32", True)
-    with frozen(vgg_like()):
-        inside = [flags.enabled, flags.allow_tf32]
-    assert inside == [True, False] and flags.allow_tf32
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("own", ["tf32", "ieee"])
+def test_float32_is_exact_on_a_gpu_and_the_flags_come_back(gpu: bool, own: str, monkeypatch) -> None:
+    """What a GPU would round to 11 bits; the flags can be read and set without one. Nobody else's are touched."""
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(cudnn, "deterministic", True)
+    before, cudnn.conv.fp32_precision = cudnn.conv.fp32_precision, own
+    try:
+        for _ in range(2):
+            with frozen(vgg_like()):
+                assert (cudnn.conv.fp32_precision, cudnn.deterministic) == ("ieee" if gpu else own, True)
+            assert cudnn.conv.fp32_precision == own
+    finally:
+        cudnn.conv.fp32_precision = before
+
+
+@pytest.mark.parametrize("setting", ["torch.backends.fp32_precision", "torch.backends.cudnn.conv.fp32_precision"])
+def test_torchs_own_switch_of_precision_may_be_set(setting: str) -> None:
+    """In a process of its own, as torch does not let it be undone."""
+    lines = ["import torch, torch.nn as nn", "from dgl_lib.localize import localize", f"{setting} = 'ieee'"]
+    lines += ["model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))"]
+    lines += ["print(*localize(model, torch.rand(1, 3, 9, 9), None, ['0'], ['dgl']).maps['dgl']['0'].shape)"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.stdout == "1 7 7\n", done.stderr
 
 
 def test_a_frozen_model_and_no_grad_and_inference_mode_work() -> None:

@@ -18,7 +18,16 @@ from dgl_lib.errors import UserError
 if TYPE_CHECKING:
     from dgl_lib.app.networks import Network
 
-PATH = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """A path; an empty one, as of a variable that is not set, would be the folder at hand."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx) if str(value) else self.fail("'' given, a path needed", param, ctx)
+
+
+PATH = _Path(path_type=Path)
+RESUMED = (["study"], ["train"], ["evaluate"])  # commands that go on where they were broken off
 
 
 def _examples(*lines: str) -> str:
@@ -104,8 +113,9 @@ def localize(
     """Find the object in PHOTOGRAPHS, which are files, folders or globs.
 
     For each photograph, OUT gets NAME.overlay.png (the map's colours and the boxes over the photograph) and
-    NAME.map.png (16-bit grey, 0 to 65535). OUT/boxes.json describes all of them in COCO's form. The map covers all of
-    the photograph, which is squashed and never cropped. If one cannot be read, the others are done and the status is 1.
+    NAME.map.png (16-bit grey, 0 to 65535). OUT/boxes.json describes those of this run in COCO's form. The map covers
+    all of the photograph, which is squashed and never cropped. If one cannot be read, the others are done and the
+    status is 1.
     """
     from dgl_lib.app import networks, predict
     from dgl_lib.files import exclusive
@@ -232,6 +242,8 @@ def train(half: Path | None, **options: Any) -> None:
     """Only train PROFILE's classifier, and print where its checkpoint is. A folder's is trained as that of the pets."""
     from dgl_lib.models import load_checkpoint, save_checkpoint
 
+    if half and half.is_dir():
+        raise UserError(f"half: {str(half)!r} given, which is a folder; a file allowed")
     checkpoint = _run("train", until="train", **options)
     if half:
         model = load_checkpoint(checkpoint)
@@ -254,24 +266,25 @@ def _run(
     from dgl_lib.study.profile import PROFILES, for_images, read_profile
     from dgl_lib.study.sweep import read_grid, sweep
 
-    if nproc > 1 and several.WORLD == 1:  # the same command again, in every process; on a failure all of them end
-        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m", "--", "dgl_lib"]
-        raise click.exceptions.Exit(subprocess.call([sys.executable, *start, *sys.argv[1:]]))
     settings += ("skip_unreadable=true",) * skip_unreadable
     name, (data, root) = profile, as_folder(profile)
     if root and profile not in [path.stem for path in PROFILES.iterdir()]:
         os.environ["DGL_DATA"], name, profile = str(root), data, "pets"
         fitted = for_images(count := len(load(data, "train", root=root)))
         settings = (f"data={data}", *fitted, *settings)
-        if several.RANK == 0:
+        if several.RANK == 0 and nproc in (1, several.WORLD):
             click.echo(f"{count} training images: the pets' recipe, {' '.join(fitted)}; --set changes it", err=True)
+    read = read_profile(profile, settings)
+    if nproc > 1 and several.WORLD == 1:  # the same command again, in every process; mistakes end here
+        runner.check_inputs(read, set(), localizing=False, scoring=False)
+        raise click.exceptions.Exit(several.start(nproc, sys.argv[1:]))
     how: dict[str, Any] = {"progress": not quiet and several.RANK == 0, **to}
     if grid:
         del how["out"], how["until"]
         made = sweep(profile, read_grid(grid), settings, **how)
     else:
         typed = " ".join(["dgl", command, profile, *(f"--set {setting}" for setting in settings)])
-        made = runner.run(read_profile(profile, settings), name=name, command=typed, **how)
+        made = runner.run(read, name=name, command=typed, **how)
     if several.RANK == 0:
         click.echo(f"done: {made}")
     return made
@@ -362,5 +375,6 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\ninterrupted; the same command continues where it stood", err=True)
+        again = "; the same command continues where it stood"
+        click.echo(f"\ninterrupted{again if sys.argv[1:2] in RESUMED else ''}", err=True)
         sys.exit(130)

@@ -207,7 +207,7 @@ def check_layers(network: Network, names: Sequence[str], size: int | None = None
 def _feature_maps(model: nn.Module, names: Sequence[str], side: int) -> dict[str, bool]:
     """Which modules run once and give a map of more than one cell, in the order in which they run, and whether its
     channels are last. The channels are the axis that stays when the input grows, so the network runs at two sizes. If
-    it takes one size only (MaxViT), they are assumed to be first."""
+    it takes one size only (MaxViT), they are the axis unlike the other two. UserError: it does not take ``side``."""
     passes: list[dict[str, list[tuple[int, ...]]]] = [{}]  # by module, the shape of each output, () for no tensor
 
     def note(name: str, _module: nn.Module, _inputs: object, output: object) -> None:
@@ -216,18 +216,32 @@ def _feature_maps(model: nn.Module, names: Sequence[str], side: int) -> dict[str
     with ExitStack() as hooks, frozen(model), torch.no_grad():
         for name, module in find(model, names).items():
             hooks.enter_context(module.register_forward_hook(partial(note, name)))
-        model(_noise(model, side))
+        with one_line(f"size: {side} px given"):
+            model(_noise(model, side))
         passes.append({})
         try:
             model(_noise(model, side + 32))
-        except (AssertionError, RuntimeError, ValueError):  # how ViT, MaxViT and plain torch refuse a size
-            passes[1] = passes[0]
+        except REFUSALS:
+            passes[1] = {}
     shapes, larger = passes
-    return {
-        name: len(larger[name][0]) == 4 and larger[name][0][1] != shape[1]
-        for name, [shape, *more] in shapes.items()
-        if not more and len(shape) == 4 and shape[2] * shape[3] > 1
-    }
+    there = {name: of[0] for name, of in shapes.items() if len(of) == 1 and len(of[0]) == 4 and of[0][2] * of[0][3] > 1}
+    if not larger:
+        return {name: shape[1] == shape[2] != shape[3] for name, shape in there.items()}
+    return {name: len(larger[name][0]) == 4 and larger[name][0][1] != shape[1] for name, shape in there.items()}
+
+
+REFUSALS = (AssertionError, RuntimeError, ValueError)  # how ViT, MaxViT and plain torch refuse a size
+
+
+@contextmanager
+def one_line(given: str) -> Iterator[None]:
+    """UserError where a network refuses the size of its input, in its own words."""
+    try:
+        yield
+    except UserError:
+        raise
+    except REFUSALS as error:
+        raise UserError(f"{given}, which the network does not take ({' '.join(str(error).split())[:160]})") from None
 
 
 def _noise(model: nn.Module, side: int) -> Tensor:

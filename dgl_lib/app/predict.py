@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from dgl_lib.app.networks import SIDES, Network, check_layers
+from dgl_lib.app.networks import SIDES, Network, check_layers, one_line
 from dgl_lib.data.folder import SUFFIXES
 from dgl_lib.data.images import read_image
 from dgl_lib.errors import UserError
@@ -80,7 +80,8 @@ def check(network: Network, how: How) -> None:
     if how.threshold is not None and not 0 < how.threshold <= 1:
         raise UserError(f"threshold: {how.threshold!r} given, a share of the map's range in (0, 1] allowed")
     check_layers(network, [how.layer])
-    predict(network, np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), how)
+    with one_line(f"scales: {', '.join(f'{s:g}' for s in how.scales)} of {network.size} px given"):
+        predict(network, np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), how)
 
 
 def predict(network: Network, image: np.ndarray, how: How) -> Prediction:
@@ -192,6 +193,8 @@ def _is_output(file: Path) -> bool:
 
 
 def _expand(path: str) -> list[Path]:
+    if not path:
+        raise UserError("photographs: '' given, a file, folder or pattern allowed")
     place, missing = Path(path), "no such file, folder or match"
     if place.is_dir():
         files = sorted(p for p in place.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)

@@ -156,7 +156,9 @@ def localize(profile: Profile, notebooks: set[str], *, progress: bool = True) ->
 
 
 def absolute_environment() -> None:
-    """Make $DGL_DATA, $DGL_WEIGHTS and $DGL_WSOL_METADATA absolute: kernels run in another folder than the command."""
+    """Make $DGL_DATA, $DGL_WEIGHTS and $DGL_WSOL_METADATA absolute: kernels run in another folder than the command.
+    With $MPLBACKEND set they would show no figures."""
+    os.environ.pop("MPLBACKEND", None)
     for name in ("DGL_DATA", "DGL_WEIGHTS", "DGL_WSOL_METADATA"):
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).absolute())

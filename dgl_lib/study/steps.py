@@ -86,7 +86,7 @@ def train_classifier(profile: Profile, *, progress: bool = False) -> Path:
                 how: dict[str, Any] = {"width": profile.width, "padding": profile.padding}
                 how |= {"weights": paths.weights_source(profile.weights)}
                 model = NETWORKS[profile.network](len(train.classes), **how)
-            log.info("training from %s", model.origin)
+            log.log(logging.DEBUG if several.RANK else logging.INFO, "training from %s", model.origin)
             fit(model, train, val, checkpoint.parent, profile, facts=facts, progress=progress)
         several.wait()
     return checkpoint
