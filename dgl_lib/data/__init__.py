@@ -40,7 +40,7 @@ def load(name: str, split: str, *, root: Root = None, per_class: int = 0, skip: 
     so many images of each class (0: all). ``skip`` decodes what is kept, and leaves out what cannot be read. UserError
     for an unknown name or split, a negative ``per_class``, or files that are not what the data set expects."""
     if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}; allowed: {', '.join(DATASETS)}")
+        raise UserError(f"unknown data set {name!r}; allowed: {', '.join(DATASETS)}, or a folder that is there")
     dataset = first_per_class(DATASETS[name](split, root), per_class)
     return skip_unreadable(dataset) if skip else dataset
 

@@ -109,7 +109,7 @@ def read_profile(name: str, settings: Sequence[str] = ()) -> Profile:
     unknown profile, or as ``validated``."""
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
-        raise UserError(f"unknown profile {name!r}; allowed: {', '.join(known)}")
+        raise UserError(f"unknown profile {name!r}; allowed: {', '.join(known)}, or a folder that is there")
     given = _yaml((PROFILES / f"{name}.yaml").read_bytes(), f"profile {name}") or {}
     if not isinstance(given, dict):
         raise UserError(f"profile {name}: {shown(given)} given, lines of NAME: VALUE allowed")
