@@ -781,6 +781,16 @@ def test_classes_made_in_inference_mode_can_be_asked_for() -> None:
     assert torch.equal(found, localize(model, images, None, ["add1"], ["dgl"]).maps["dgl"]["add1"])
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_classes_may_be_of_any_whole_type(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, images = spg_plain(3, width=1 / 16).eval(), torch.randn(2, 3, 64, 64)
+    found, expected = (
+        localize(model, images, c, ["add1"], ["dgl"]) for c in (torch.tensor([2, 0], dtype=dtype), [2, 0])
+    )
+    assert torch.equal(found.maps["dgl"]["add1"], expected.maps["dgl"]["add1"])
+
+
 def test_images_that_are_no_tensor_are_refused() -> None:
     with pytest.raises(UserError, match=r"^images: ndarray given, a float tensor N x 3 x H x W needed"):
         localize(spg_plain(3, width=1 / 16), np.zeros((1, 3, 64, 64)), None, ["add1"], ["dgl"])
