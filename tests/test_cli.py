@@ -230,6 +230,11 @@ def test_results_in_every_format(results: Path) -> None:
     assert "| 400 |" in shown("mine", "--table", "05_page/effects") == shown("mine", "--table", "effects")
 
 
+def test_a_place_that_cannot_be_written_to_is_noticed_before_training(runner: SimpleNamespace, tmp_path: Path) -> None:
+    said = f"error: half: {str(tmp_path)!r} given, which is a folder; a file allowed\n"
+    assert dgl("train", "quick", "--half", str(tmp_path)) == (2, "", said) and not runner.asked
+
+
 def test_verdicts_over_several_trainings_come_before_those_of_one(results: Path) -> None:
     assert "C4" in shown("mine")
     (results / "verdicts.csv").write_text("claim,trainings\nC2,5\n")
