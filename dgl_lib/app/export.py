@@ -19,6 +19,9 @@ from dgl_lib.files import write_text
 from dgl_lib.given import need_one_of
 from dgl_lib.study import paths
 
+#: What a folder's table is: verdicts over several trainings, claims of one, or scores of `dgl evaluate`.
+DEFAULTS = ("verdicts", "claims", "scores", "boxes")
+
 
 def profiles() -> list[str]:
     """The profiles that have claims in ``results/``."""
@@ -37,14 +40,11 @@ def _tables(profile: str) -> tuple[Path, list[Path]]:
 
 def read(profile: str, name: str | None = None) -> pd.DataFrame:
     """A table of a profile, or of a folder that `dgl evaluate` wrote. Its name may lack the folder and the notebook's
-    number (``scores`` for ``03_scores``). Without a name it is
-    verdicts (over several trainings), claims (of one), scores or boxes. UserError: no table has that
-    name, or several have."""
+    number (``scores`` for ``03_scores``). Without a name it is the first there is of ``DEFAULTS``. UserError: no table
+    has that name, or several have."""
     folder, files = _tables(profile)
     tables = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
-    name = name or next(
-        (default for default in ("verdicts", "claims", "scores", "boxes") if default in tables), "claims"
-    )
+    name = name or next((default for default in DEFAULTS if default in tables), "claims")
     short = re.compile(rf"(.*/)?(\d+_)?{re.escape(name)}")
     found = [name] if name in tables else [key for key in tables if short.fullmatch(key)]
     if len(found) != 1:

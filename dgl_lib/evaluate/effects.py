@@ -81,7 +81,7 @@ def of_treatments(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:
     """C6 and C7: what several scales add to DGL, and what closing adds on top, as ``treatments.search`` chose them.
 
     Where there was nothing to merge, or to close, that claim has no rows."""
-    found = [effect("C6", "MS minus none", np.empty(0))]
+    found = [effect("C6", "MS minus none", np.empty(0))]  # the columns, if nothing follows
     for claim, after, before in (("C6", "MS", "none"), ("C7", "MS+MC", "MS")):
         if chosen["dgl"][after] != chosen["dgl"][before]:
             one, other = (per_image(val, test, row("dgl", chosen["dgl"][t])) for t in (after, before))

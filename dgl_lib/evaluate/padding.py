@@ -36,8 +36,8 @@ def padding_table(model: SPGPlain, parts: Sequence[Dataset], maps: Sequence[Maps
 
     Columns: layer. correlation, correlation_low and _high: Pearson's over the cells of DGL's two maps of a test image,
     mean and 95 % interval; 0 where a map is constant. dgl_PADDING, pixel_selection_PADDING: the test IoU (percent) at
-    the threshold from validation under that padding. The row "logits" alone has the last two
-    (percent). logit_difference: an image's largest difference over its largest symmetric logit, of the worst test
+    the threshold from validation under that padding. The row "logits" alone has the last two,
+    in percent. logit_difference: an image's largest difference over its largest symmetric logit, of the worst test
     image. same_class: the share of test images that get one class under both."""
     layers, copy = [at.name for at in model.layers], repadded(model)
     kept = {name: how[name] for name in ("folder", "progress") if name in how}

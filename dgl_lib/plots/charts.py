@@ -50,7 +50,9 @@ class Shared:
         return rows[rows[self.panel].astype(str) == name] if self.panel in rows else rows
 
     def dress(self, ax: Axes, name: str, line: Any, span: Any, width: int = 80) -> None:
-        """A panel's words, the grey band around 0, and level lines with their names for the legend."""
+        """A panel's words, the grey band around 0, and level lines with their names for the legend.
+
+        ``width`` is the most letters in a line of its title. A line of the label below has 10 more."""
         label = style.name(_of(self.xlabel, name), width + 10 if self.panel else 80)
         ax.set(xlabel=label, ylabel=_of(self.ylabel, name), title=style.name(name, width))
         if (margin := _of(self.margin, name, None)) is not None:
@@ -115,12 +117,10 @@ def forest(
                 ax.plot(row[dots], [at] * len(row[dots]), ".", ms=6, color=INK, mew=0, lw=0, label=style.name(dots))
             if note:
                 end = np.nanmax([row[chart.value], *ends])
-                look: dict[str, Any] = {
-                    "va": "center",
-                    "fontsize": 8,
-                    "bbox": {"fc": "white", "ec": "none", "pad": 0.5},
-                }
-                ax.annotate(str(row[note]), (end, at), (6, 0), textcoords="offset points", **look)
+                words = ax.annotate(
+                    str(row[note]), (end, at), (6, 0), textcoords="offset points", va="center", fontsize=8
+                )
+                words.set_bbox({"fc": "white", "ec": "none", "pad": 0.5})  # else a line runs through them
         ax.set_yticks(list(place.values()), [line for _, line in order], fontsize="small")
         ax.set_ylim(max(place.values()) + 0.6, -0.6)
         ax.margins(x=0.2 if note else 0.06)
