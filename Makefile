@@ -8,6 +8,7 @@
 # make slides                     a talk from the notebooks' slides -> build/slides
 # make site                       pages, notebooks, results and the library's reference -> build/site
 # make breakages                  twelve ways to get the method wrong: tests and notebooks turn red  -> results/tests
+# make commands                   every command of README in a fresh clone, on small data  -> results/tests
 # make mutants                    small breakages of the core, drawn with a seed: its unit tests turn red  -> results/tests
 #
 # SET="alpha=5 test_per_class=0" puts other values over the profile's.
@@ -24,7 +25,7 @@ PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.dgl-installed
 ONLY  := $(if $(filter all,$(NOTEBOOKS)),--all,$(addprefix --only ,$(NOTEBOOKS)))
 
-.PHONY: study test peers breakages mutants notebooks lab explorer browser slides site env clean
+.PHONY: study test peers breakages commands mutants notebooks lab explorer browser slides site env clean
 
 study: env
 	$(PY) -m dgl_lib study $(PROFILE) $(ONLY) $(addprefix --set ,$(SET))
@@ -48,6 +49,9 @@ peers: env
 
 breakages: env
 	$(PY) tests/breakages.py
+
+commands: env
+	$(PY) tests/commands.py
 
 mutants: env
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-mutants.txt

@@ -1,10 +1,11 @@
-"""That the tests notice what is broken: the tables that ``make breakages`` and ``make mutants`` left are whole."""
+"""The tables that ``make breakages``, ``make mutants`` and ``make commands`` left are whole."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
+import commands
 import pytest
 from breakages import BREAKAGES, ROOT, TABLE, Breakage
 from mutants import NEEDED, PLACES, TESTS
@@ -38,3 +39,16 @@ def test_at_least_95_percent_of_the_mutants_were_killed_and_each_survivor_is_jud
     assert 100 * len(left) <= (100 - NEEDED) * len(table) and all(row["judgement"] for row in left)
     judged = rows(ROOT / "tests" / "survivors.csv")
     assert {(row["module"], row["change"]) for row in judged} == {(row["module"], row["change"]) for row in left}
+
+
+def test_every_command_of_readme_was_run_or_is_run_elsewhere() -> None:
+    """A new one needs a line in the table, which only running it gives."""
+    listed = commands.commands()
+    assert {"make study", "dgl train photographs", "make commands"} <= set(listed)
+    table = rows(commands.TABLE)
+    assert [row["command"] for row in table] == [command for command in listed if command not in commands.ELSEWHERE]
+    assert [row["run"] for row in table] == [commands.stand_in(row["command"]) for row in table]
+    for command, file in commands.ELSEWHERE.items():
+        assert command in listed and (ROOT / file).exists()
+        words = command.removeprefix("make ").split() if file.endswith("yml") or file == ".ci/run" else []
+        assert all(word in (ROOT / file).read_text() for word in words), command

@@ -344,6 +344,7 @@ def test_every_runner_calls_make_test():
         ("study NOTEBOOKS='05 06' SET='alpha=5 seed=1'", ["--only 05 --only 06 --set alpha=5 --set seed=1"]),
         ("test", ["ruff check .", "ruff format --check .", "mypy", "lint-imports", "pytest --nbval"]),
         ("breakages", ["tests/breakages.py"]),
+        ("commands", ["tests/commands.py"]),
         ("mutants", ["requirements-mutants.txt", "tests/mutants.py"]),
         ("notebooks", ["-m dgl_lib notebooks"]),
         ("lab", ["jupyterlab notebooks/00_start_here.ipynb"]),
