@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -100,15 +101,7 @@ def cases(images: int) -> Iterator[tuple[str, str, list[tuple[Function, Function
                 )
             )
         yield "IoU curve", f"{side} x {side} px", pairs
-    for name, smooth, threads in (
-        ("MaxBoxAccV2", True, None),
-        ("MaxBoxAccV2", True, 1),
-        ("MaxBoxAccV2", False, None),
-        ("MaxBoxAcc", True, None),
-        ("both box scores", True, 1),
-        ("both box scores", False, 1),
-        ("both box scores", False, None),
-    ):
+    for name, smooth in product(["MaxBoxAccV2", "MaxBoxAcc", "both box scores"], [True, False]):
         which = {"MaxBoxAcc": [False], "MaxBoxAccV2": [True]}.get(name, [False, True])
         pairs = []
         for seed in range(images):
@@ -117,12 +110,12 @@ def cases(images: int) -> Iterator[tuple[str, str, list[tuple[Function, Function
             def loop(score=score, truth=truth, which=which) -> np.ndarray:
                 return np.stack([loop_boxes(score, truth, every=every) for every in which])
 
-            def at_once(score=score, truth=truth, which=which, threads=threads) -> np.ndarray:
-                found = boxes.search(score, threads=threads)
+            def at_once(score=score, truth=truth, which=which) -> np.ndarray:
+                found = boxes.search(score)
                 return np.stack([found.best_iou(truth) if every else found.largest_iou(truth) for every in which])
 
             pairs.append((loop, at_once))
-        yield name, ("smooth" if smooth else "noisy") + " maps" + (", one thread" if threads == 1 else ""), pairs
+        yield name, f"{'smooth' if smooth else 'noisy'} maps", pairs
     for n in (60, 400):
         values = np.random.default_rng(n).random(n)
         yield "bootstrap", f"{n} images", [(lambda v=values: loop_bootstrap(v), lambda v=values: at_once_bootstrap(v))]

@@ -107,19 +107,6 @@ def test_the_best_iou_at_each_threshold(score, truth) -> None:
         assert best[i] == max(plain_iou(a, b) for a in found.all_boxes(i).tolist() for b in truth.tolist())
 
 
-@given(MAPS)
-@settings(max_examples=20)
-def test_threads_change_nothing(score) -> None:
-    one, four = search(score, threads=1), search(score, threads=4)
-    for name in ("boxes", "first", "largest", "cut"):
-        assert (getattr(one, name) == getattr(four, name)).all()
-
-
-def test_a_machine_that_does_not_know_its_cores_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: None)
-    assert search(np.eye(5)).boxes.tolist() == search(np.eye(5), threads=1).boxes.tolist()
-
-
 @given(BOXES, BOXES)
 def test_iou_counts_pixels(a, b) -> None:
     expected = [[plain_iou(x, y) for y in b.tolist()] for x in a.tolist()]

@@ -76,7 +76,7 @@ def box_scores(
 
         def one(i: int) -> dict[str, np.ndarray]:
             m = treated([m[i] for m in raw], row.get("kernel", 0.0)) if fixed is None else fixed
-            return image_hits(m, shared or search(m, threads=1), truth(i), logits[i], int(dataset.labels[i]))
+            return image_hits(m, shared or search(m), truth(i), logits[i], int(dataset.labels[i]))
 
         each = each_image(len(dataset), one, f"boxes of {row['method']} {row['layer']}, {dataset.split}", progress)
         return {name: np.stack([counts[name] for counts in each]) for name in each[0]}

@@ -6,9 +6,7 @@ A box is ``x0, y0, x1, y1`` in pixels. Its last pixel counts, so IoU adds 1 to e
 nevertheless ends one pixel behind it, unless the map ends there. The published code does both, and so does this one.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -92,11 +90,11 @@ class Found:
         return np.maximum.reduceat(best, self.first[:-1])[self.cut]  # n -> cuts -> thresholds
 
 
-def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS, *, threads: int | None = None) -> Found:
+def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS) -> Found:
     """The boxes of a score map (H, W) in 0..1 at every threshold. Each distinct cut is searched once. The map becomes
     uint8 by truncation of 255 m. At threshold t the object is what lies strictly above ``int(t * highest grey level)``.
-    Contours are OpenCV's with ``RETR_TREE``, so those around holes count as well. ``threads`` share the cuts (None: one
-    a core, up to 4) without a change to the result. UserError: not two axes, or values that are no numbers in 0..1."""
+    Contours are OpenCV's with ``RETR_TREE``, so those around holes count as well. UserError: not two axes, or values
+    that are no numbers in 0..1."""
     if score.ndim != 2 or not score.size:
         raise UserError(f"score map: shape {score.shape} given, (H, W) needed")
     if not (score.min() >= 0 and score.max() <= 1):  # a NaN fails both
@@ -109,28 +107,22 @@ def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS, *, threads: i
     levels = np.concatenate([[-1], grey])[cuts]
     # What lies above a level lies inside of these rows and columns. To search there alone is faster.
     sides = [side for along in (q.max(1), q.max(0)) for side in (along, along[::-1])]
-    y0, y1, x0, x1 = (np.maximum.accumulate(s).searchsorted(levels, side="right").tolist() for s in sides)
-    none = [np.array([[[-1, -1]]], np.int32)]  # the contour of a cut that has none
-    by_cut: list[Sequence[np.ndarray]] = [none] * len(cuts)
-
-    def work(share: range) -> None:
-        for i in share:
-            if y0[i] < height:
-                part = q[y0[i] : height - y1[i], x0[i] : width - x1[i]]
-                above, at = cv2.threshold(part, int(levels[i]), 255, cv2.THRESH_BINARY)[1], (x0[i], y0[i])
-                by_cut[i] = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE, offset=at)[0]
-
-    workers = threads or min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, (range(k, len(cuts), workers) for k in range(workers))))
+    edges = (np.maximum.accumulate(s).searchsorted(levels, side="right").tolist() for s in sides)
+    by_cut: list[Sequence[np.ndarray]] = []
+    for level, y0, y1, x0, x1 in zip(levels.tolist(), *edges, strict=True):
+        if y0 == height:
+            by_cut.append([np.array([[[-1, -1]]], np.int32)])  # the contour of a cut that has none
+            continue
+        above = cv2.threshold(q[y0 : height - y1, x0 : width - x1], level, 255, cv2.THRESH_BINARY)[1]
+        by_cut.append(cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0))[0])
     # Boxes and areas of all contours together: one at a time they took as long as the search.
     contours = [contour for found in by_cut for contour in found]
     first, start = (np.cumsum([0, *map(len, of)]) for of in (by_cut, contours))
-    x, y = points = np.concatenate(contours)[:, 0].T.astype(np.int64, order="C")  # (2, points)
-    following = np.arange(1, len(x) + 1)
-    following[start[1:] - 1] = start[:-1]
-    area = np.abs(np.add.reduceat(x * y[following] - y * x[following], start[:-1]))  # (n,), twice cv2.contourArea
+    x, y = points = np.concatenate(contours)[:, 0].T.copy()  # (2, points) int32
+    u, v = before = np.roll(points, 1, axis=1)  # the point before each, around its contour
+    before[:, start[:-1]] = points[:, start[1:] - 1]
+    area = np.abs(np.add.reduceat(u * y - v * x, start[:-1], dtype=np.int64))  # (n,), twice cv2.contourArea
     low, high = (of.reduceat(points, start[:-1], axis=1) for of in (np.minimum, np.maximum))  # (2, n) each
-    boxes = np.vstack([low.clip(0), np.minimum(high + 1, [[width - 1], [height - 1]])]).T
+    boxes = np.vstack([low.clip(0), np.minimum(high + 1, [[width - 1], [height - 1]])]).T.astype(np.int64)
     largest = np.array([a + int(area[a:b].argmax()) for a, b in pairwise(first.tolist())])
     return Found(boxes, first, largest, cut, (height, width))
