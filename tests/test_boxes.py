@@ -107,6 +107,13 @@ def test_the_best_iou_at_each_threshold(score, truth) -> None:
         assert best[i] == max(plain_iou(a, b) for a in found.all_boxes(i).tolist() for b in truth.tolist())
 
 
+def test_a_cut_below_the_lowest_level_keeps_every_pixel() -> None:
+    score = np.full((7, 9), 1.2 / 255)  # grey level 1, strictly above 0
+    score[3, 4] = 1
+    assert search(score).largest_boxes()[0].tolist() == [0, 0, 8, 6]
+    assert search(score).largest_boxes()[10].tolist() == [4, 3, 5, 4]
+
+
 @given(BOXES, BOXES)
 def test_iou_counts_pixels(a, b) -> None:
     expected = [[plain_iou(x, y) for y in b.tolist()] for x in a.tolist()]
