@@ -78,7 +78,7 @@ def prepare(clone: Path) -> None:
     drawn = Creatures("train")
     for i in range(96):
         name = f"{drawn.classes[drawn.labels[i]]}/{i}"
-        for kind, pixels, end in (("images", drawn.image(i), "jpg"), ("masks", 255 * drawn.mask(i), "png")):
+        for kind, pixels, end in (("images", drawn.image(i), "jpg"), ("masks", 255 * drawn[i].mask.astype("uint8"), "png")):
             path = clone / "photographs" / kind / f"{name}.{end}"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
