@@ -669,6 +669,7 @@ def test_what_comes_back() -> None:
         ({"head": "sigmoids"}, "head: 'sigmoids' given, one of softmax, sigmoid allowed"),
         ({"alpha": 0.0}, "alpha: 0.0 given"),
         ({"alpha": float("nan")}, "alpha: nan given"),
+        ({"alpha": "10"}, "alpha: '10' given"),
         ({"alpha": 1e39}, r"alpha: 1e\+39 given, a number in \(0, 1e6\] allowed"),
         ({"alpha": float("inf")}, "alpha: inf given"),
         ({"classes": [0, 1]}, r"classes: \(2,\) torch.int64 given for 3 images"),
