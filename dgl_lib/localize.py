@@ -118,7 +118,7 @@ def gradients(
     UserError: an argument out of range, a NaN or infinity, or a layer without a map or a way to the logits."""
     need_one_of(RULES, rule, "rule")
     need_one_of(HEADS, head, "head")
-    if isinstance(alpha, str) or not 0 < alpha <= 1e6:
+    if not (hasattr(alpha, "__float__") and 0 < alpha <= 1e6):  # text has none
         raise UserError(f"alpha: {alpha!r} given, a number in (0, 1e6] allowed")
     if not isinstance(images, Tensor):
         raise UserError(f"images: {type(images).__name__} given, a float tensor N x 3 x H x W needed")

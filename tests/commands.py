@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import torchvision
@@ -77,8 +78,9 @@ def prepare(clone: Path) -> None:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     drawn = Creatures("train")
     for i in range(96):
-        name = f"{drawn.classes[drawn.labels[i]]}/{i}"
-        for kind, pixels, end in (("images", drawn.image(i), "jpg"), ("masks", 255 * drawn[i].mask.astype("uint8"), "png")):
+        record, name = drawn[i], f"{drawn.classes[drawn.labels[i]]}/{i}"
+        assert record.mask is not None
+        for kind, pixels, end in (("images", record.image, "jpg"), ("masks", np.uint8(255) * record.mask, "png")):
             path = clone / "photographs" / kind / f"{name}.{end}"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
