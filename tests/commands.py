@@ -46,6 +46,7 @@ BECOMES = [
     (r'^(make study.*) SET="(.*)"', rf'\1 SET="\2 {" ".join(f"{k}={v}" for k, v in FEW.items())}"'),
     (r"^(make study(?!.*SET).*)", rf'\1 SET="{" ".join(f"{k}={v}" for k, v in FEW.items())}"'),
     (r"\blid\b|\bpets\b", "creatures"),
+    (r"(timm:\S+)", r"\1 --weights none"),
     (r"--nproc 8", "--nproc 2"),
     (
         r"--nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500",
@@ -94,8 +95,8 @@ def prepare(clone: Path) -> None:
         torch.save(torchvision.models.get_model(name, **options).state_dict(), kept / Path(url).name)
 
 
-def run(command: str, clone: Path) -> dict[str, object]:
-    """A row of the table. RuntimeError: the command failed."""
+def run(command: str, clone: Path) -> dict[str, object] | None:
+    """A row of the table; None, and what the command printed: it failed."""
     line = stand_in(command)
     path = os.pathsep.join([str(clone / ".venv" / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     # A variable of whoever runs this must not reach the commands, as it would not reach a reader's.
@@ -105,28 +106,32 @@ def run(command: str, clone: Path) -> dict[str, object]:
     shown = line.replace("results/.runs/folder-.../classifier.safetensors", str(found[0]) if found else "")
     began = time.perf_counter()
     done = subprocess.run(shown, shell=True, cwd=clone, env=environment, capture_output=True, text=True)
+    seconds = round(time.perf_counter() - began)
+    print(f"{seconds:5} s  {line}" + (f": {done.returncode}" if done.returncode else ""), flush=True)
     if done.returncode:
-        raise RuntimeError(f"{shown}\nended with {done.returncode}\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
-    return {"command": command, "run": line, "seconds": round(time.perf_counter() - began)}
+        print(done.stdout[-1500:], done.stderr[-1500:], flush=True)
+        return None
+    return {"command": command, "run": line, "seconds": seconds}
 
 
-def main(words: list[str]) -> None:
-    """Run the commands with one of these words, none for all, and write the table."""
+def main(words: list[str]) -> int:
+    """Run the commands with one of these words, none for all, and write the table. Returns how many failed."""
     rows = pd.read_csv(TABLE, keep_default_na=False).to_dict("records") if TABLE.exists() else []
     known = {row["command"]: row for row in rows}
     listed = [command for command in commands() if command not in ELSEWHERE]
     install = [command for command in listed if "venv .venv" in command or "pip install" in command]
+    rest = [c for c in listed if c not in install and (not words or any(word in c for word in words))]
+    failed = 0
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder).resolve() / "dgl"
         prepare(clone)
-        rest = [c for c in listed if c not in install and (not words or any(word in c for word in words))]
         for command in [*install, TIMM, *rest]:
             row = run(command, clone)
-            print(f"{row['seconds']:5} s  {row['run']}", flush=True)
-            known[command] = row
-            TABLE.parent.mkdir(parents=True, exist_ok=True)
+            known |= {command: row} if row else {}
+            failed += row is None
             pd.DataFrame([known[c] for c in listed if c in known]).to_csv(TABLE, index=False)
+    return failed
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
