@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import torchvision
 from PIL import Image
 
 from dgl_lib.data.creatures import Creatures
+from dgl_lib.models import save_checkpoint, spg_plain
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "results" / "tests" / "commands.csv"
@@ -86,7 +86,9 @@ def prepare(clone: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
     Image.fromarray(drawn.image(0)).save(clone / "photo.jpg")
-    shutil.copy(ROOT / "dgl_lib" / "models" / "trained" / "creatures-0.safetensors", clone / "mine.safetensors")
+    mine = spg_plain(len(drawn.classes), width=1 / 16)
+    mine.classes = tuple(sorted(drawn.classes))  # as those of a folder
+    save_checkpoint(mine, clone / "mine.safetensors")
     kept = clone / "torch" / "hub" / "checkpoints"
     kept.mkdir(parents=True)
     for name in ("resnet50", "inception_v3"):
