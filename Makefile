@@ -79,7 +79,8 @@ slides: env
 site: env
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-site.txt -c constraints.txt
 	$(PY) -m sphinx -W --keep-going -q -c docs . build/site
-	@echo "build/site/docs/index.html"
+	@echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' > build/site/index.html
+	@echo "build/site/index.html"
 
 env: $(STAMP)
 

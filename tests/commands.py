@@ -29,8 +29,8 @@ from dgl_lib.models import save_checkpoint, spg_plain
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "results" / "tests" / "commands.csv"
 
-#: Commands that are not run here: where they are.
 LONG = ("breakages", "browser", "commands", "mutants", "notebooks", "peers", "site", "slides")
+#: Commands that are not run here: where they are.
 ELSEWHERE = {
     "make test": ".ci/run",
     "make lab": "tests/browser/test_browser.py",
