@@ -55,7 +55,6 @@ BECOMES = [
     ),
     (r"^((dgl|torchrun .*-m dgl_lib|\S+python -m dgl_lib) (study|train) .*)", rf"\1 {SETS}"),
     (r"(train photographs) .*", r"\1 --set epochs=1 --set image_size=96 --set resize=96 --set crop=96"),
-    (r"^(papermill .*)", "".join([r"\1", *(f" -p {k} {v}" for k, v in FEW.items())])),
 ]
 
 
