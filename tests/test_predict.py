@@ -613,13 +613,11 @@ def test_without_timm_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (status, text, err) == (2, "", said)
 
 
-def test_the_page_with_a_map_over_a_photograph_runs(
-    monkeypatch: pytest.MonkeyPatch, root: Path, tmp_path: Path
-) -> None:
-    """With a drawn picture for the cat, and random weights for those that would be downloaded."""
+def test_the_page_with_maps_over_photographs_runs(monkeypatch: pytest.MonkeyPatch, root: Path, tmp_path: Path) -> None:
+    """With a drawn picture for each photograph, and random weights for those that would be downloaded."""
     image = np.asarray(Image.fromarray(Creatures("test", 1).image(0)).resize((451, 300)))
-    monkeypatch.setitem(sys.modules, "skimage", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "skimage.data", SimpleNamespace(chelsea=lambda: image))
+    data = SimpleNamespace(**dict.fromkeys(["chelsea", "coffee", "rocket"], lambda: image))
+    monkeypatch.setitem(sys.modules, "skimage", SimpleNamespace(data=data))
     state = torchvision.models.resnet50().state_dict()
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
     monkeypatch.chdir(tmp_path)
@@ -627,7 +625,7 @@ def test_the_page_with_a_map_over_a_photograph_runs(
     told: dict = {}
     exec(code, told)
     assert told["m"].shape == (14, 14) and told["found"].map.shape == (300, 451)
-    assert told["network"].classes[told["cat"]] == "tabby" and Image.open("chelsea.png").size == (1000, 300)
+    assert told["network"].classes[told["label"]] == "missile" and Image.open("photographs.png").size == (1000, 680)
 
 
 @pytest.mark.parametrize("size", [0, 31, 4097, 30000, 10**9, -1])
