@@ -36,6 +36,7 @@ ELSEWHERE = {
     "make lab": "tests/browser/test_browser.py",
     "make explorer": "tests/browser/test_browser.py",
     **{f"make {name}": ".github/workflows/newest.yml" for name in LONG},
+    "make study NOTEBOOKS=all": ".github/workflows/newest.yml",
     "conda env create -f environment.yml": ".github/workflows/newest.yml",
 }
 #: What one example needs and the project does not.
