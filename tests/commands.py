@@ -41,12 +41,11 @@ ELSEWHERE = {
 }
 #: What one example needs and the project does not.
 TIMM = ".venv/bin/python -m pip install --quiet --no-deps -r requirements-peers.txt"
-FEW = {"epochs": 1, "train_count": 80, "val_per_class": 2, "test_per_class": 2}
-SETS = " ".join(f"--set {name}={value}" for name, value in FEW.items())
+FEW = ["epochs=1", "train_count=80", "val_per_class=2", "test_per_class=2"]
 #: What a command becomes, by patterns, in turn: few images, two processes of one machine, and data that are here.
 BECOMES = [
-    (r'^(make study.*) SET="(.*)"', rf'\1 SET="\2 {" ".join(f"{k}={v}" for k, v in FEW.items())}"'),
-    (r"^(make study(?!.*SET).*)", rf'\1 SET="{" ".join(f"{k}={v}" for k, v in FEW.items())}"'),
+    (r'^(make study.*) SET="(.*)"', rf'\1 SET="\2 {" ".join(FEW)}"'),
+    (r"^(make study(?!.*SET).*)", rf'\1 SET="{" ".join(FEW)}"'),
     (r"\blid\b|\bpets\b", "creatures"),
     (r"(timm:\S+)", r"\1 --weights none"),
     (r"--nproc 8", "--nproc 2"),
@@ -54,7 +53,7 @@ BECOMES = [
         r"--nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500",
         "--standalone --nproc-per-node 2",
     ),
-    (r"^((dgl|torchrun .*-m dgl_lib|\S+python -m dgl_lib) (study|train) .*)", rf"\1 {SETS}"),
+    (r"^((dgl|torchrun .*-m dgl_lib|\S+python -m dgl_lib) (study|train) .*)", rf"\1 --set {' --set '.join(FEW)}"),
     (r"(train photographs) .*", r"\1 --set epochs=1 --set image_size=96 --set resize=96 --set crop=96"),
 ]
 
