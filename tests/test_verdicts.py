@@ -139,3 +139,21 @@ def test_amendments_say_what_was_changed_and_why() -> None:
     table = claims.amendments()
     assert list(table) == ["date", "what", "old rule", "new rule", "reason"]
     assert {"all verdicts", "C2", "C2 and C8", "C10"} <= {*table["what"]} and (table != "").all(axis=None)
+
+
+def test_what_the_published_table_decides_no_other_set_of_trainings_turns_over() -> None:
+    """README says so of the second processor, in every row, and of the cheaper recipe's two sets, where it decides."""
+    results, keys = paths.project_root() / "results", ["claim", "detail"]
+
+    def verdict(path: str) -> pd.DataFrame:
+        return pd.read_csv(results / path).fillna({"detail": ""}).set_index(keys)
+
+    here, there = (verdict(f"{folder}/verdicts.csv")["verdict"] for folder in ("creatures", "second_processor"))
+    pd.testing.assert_series_equal(here, there)
+    cheaper = verdict("second_processor/eight_passes.csv")
+    one, two = (cheaper.loc[cheaper["processor"] == name, "verdict"] for name in ("AVX-512", "AVX2"))
+    decided = here != "undecided"
+    pd.testing.assert_series_equal(decided, one == two, check_names=False)  # the two differ where it is undecided
+    assert (one == here)[decided].all() and decided.sum() == 10
+    halves = cheaper["halves_agree"].dropna()
+    assert halves[decided].min() >= 0.87 and halves[~decided].max() <= 0.55
