@@ -87,8 +87,8 @@ def raw_maps(
         facts |= {"model": digest(model), "mean, std, count_include_pad": beside_weights(model), "data": dataset.digest}
         parts = parts_folder(folder, "maps", facts)
     wanted = np.asarray(facts.get("classes", dataset.labels))
-    # A CPU is busy with two. A GPU takes a million pixels at once, which are about 5 GB on every layer.
-    batch = 2 if pick_device(device).type == "cpu" else min(PART, max(2, 2**20 // side**2))
+    # A GPU takes a million pixels at once, which are about 5 GB on every layer. A quarter of that keeps a CPU busy.
+    batch = min(PART, max(2, (2**18 if pick_device(device).type == "cpu" else 2**20) // side**2))
 
     def part(indices: range) -> dict[str, np.ndarray]:
         found = defaultdict(list)
