@@ -80,6 +80,17 @@ def test_raw_maps_are_those_of_localize(model: SPGPlain) -> None:
         raw_maps(model, data, scale=0.5, **WHAT)
 
 
+def test_images_keep_their_order_over_several_batches(model: SPGPlain) -> None:
+    """On a CPU ten images of 160 px go together, then the last two."""
+    data = Toy(12)
+    got = raw_maps(model, data, layers=["Mixed_6e"], methods=["pixel_selection"], size=160, device="cpu")
+    for i, m in enumerate(got.maps["pixel_selection", "Mixed_6e"]):
+        images = preprocess(model, [data.image(i)], 160)
+        one = localize(model, images, data.labels[[i]].tolist(), ["Mixed_6e"], ["pixel_selection"])
+        expected = one.maps["pixel_selection"]["Mixed_6e"][0].numpy()
+        np.testing.assert_allclose(m, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
 def test_maps_of_scales_bring_along_what_the_table_needs(model: SPGPlain) -> None:
     """CAM, DGL and both branches, whatever methods are asked for, and scale 1."""
     how = {"layer": "Mixed_6e", "size": 32, "device": "cpu"}
