@@ -18,7 +18,7 @@ from dgl_lib.study import manifest
 
 
 def main() -> None:
-    """Write the table. First what notebooks share. One of another commit is left out."""
+    """Write the table: what all notebooks share, then each notebook of the first one's commit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench")
