@@ -1,7 +1,7 @@
 """What the fast precision changes: the peak IoU of every method on every layer, beside float32's.
 
 python benchmarks/precision.py pets --checkpoint results/.runs/pets-.../classifier.safetensors
-                                    -> results/bench/precision.csv, precision.json
+                                    -> results/bench/precision_DEVICE.csv and .json, DEVICE cpu or cuda
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ def main() -> None:
     table = pd.DataFrame(peaks).rename_axis(["method", "layer"]).reset_index()
     table["difference"] = table["fast"] - table["float32"]
     print(table.sort_values("difference", key=abs).tail(12))
-    write_table(own.out / "precision.csv", table)
-    quick = faster(model.to(pick_device(profile.device)), [profile.layer], profile.image_size)
+    device = pick_device(profile.device)
+    write_table(own.out / f"precision_{device.type}.csv", table)
+    quick = faster(model.to(device), [profile.layer], profile.image_size)
     facts = {"profile": own.profile, "images": len(test), "dtype": str(next(quick.parameters()).dtype)}
     facts |= {"hardware": hardware(), "versions": versions()}
-    write_text(own.out / "precision.json", json.dumps(facts, indent=1) + "\n")
+    write_text(own.out / f"precision_{device.type}.json", json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
