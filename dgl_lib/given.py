@@ -62,7 +62,7 @@ def need_one_of(allowed: Collection[str], value: object, what: str) -> None:
 
 def need_finite(values: Tensor, what: str) -> None:
     """Refuse NaN and infinity."""
-    if values.dtype == torch.float32 and values.sum().isfinite():
+    if values.dtype in (torch.float32, torch.bfloat16) and values.sum().isfinite():
         return  # one of them makes the sum none either, which is found sooner
     if bad := int((~values.isfinite()).sum()):
         raise UserError(f"{what}: {bad} of {values.numel()} values are NaN or infinite, finite ones needed")

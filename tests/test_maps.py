@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import BASELINES
+from dgl_lib.given import need_finite
 from dgl_lib.maps import (
     NORMALISATIONS,
     centred_gaussian,
@@ -82,6 +83,15 @@ def test_a_map_has_a_pixel(shape: tuple[int, ...]) -> None:
 def test_minmax_forgets_scale_and_shift(scale: float, shift: float) -> None:
     m = torch.arange(12, dtype=torch.float64).reshape(3, 4) ** 2
     torch.testing.assert_close(minmax(scale * m + shift), minmax(m))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn])
+def test_values_of_every_type_are_looked_at(dtype: torch.dtype) -> None:
+    values = torch.full((2, 300), 400.0).to(dtype)  # float16 has no number for their sum
+    need_finite(values, "values")
+    values[1, 7] = float("nan")
+    with pytest.raises(UserError, match="values: 1 of 600 values are NaN or infinite"):
+        need_finite(values, "values")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

@@ -142,7 +142,7 @@ def test_amendments_say_what_was_changed_and_why() -> None:
 
 
 def test_what_the_published_table_decides_no_other_set_of_trainings_turns_over() -> None:
-    """README says so of the second processor, in every row, and of the third and the cheaper recipe, where it decides."""
+    """README says so: of the second processor in every row, of the third and the cheaper recipe where it decides."""
     results, keys = paths.project_root() / "results", ["claim", "detail"]
 
     def verdict(path: str) -> pd.DataFrame:
