@@ -1,6 +1,6 @@
 """How fast the method is: beside its floor, beside other packages, in both precisions, and how its cost grows.
 
-python benchmarks/method.py         -> results/bench/method.csv, growth.csv, training.csv, hardware.json
+python benchmarks/method.py         -> results/bench/method.csv, growth.csv, training.csv, narrow.csv, hardware.json
 
 The floor is what no implementation can do without: the bare forward pass and a vector-Jacobian product a gradient.
 Everything in one table is measured in turn, round by round, so that another load on the machine hits all of it alike.
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dgl_lib.fast import bf16_pays, faster, pick_device
+from dgl_lib.fast import bf16_pays, faster, narrow_norms, pick_device
 from dgl_lib.files import write_table, write_text
 from dgl_lib.localize import CONTROLS, METHODS, localize
 from dgl_lib.models import Classifier, spg_plain
@@ -183,23 +183,44 @@ def growth(device: torch.device, rounds: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def training_step(model: nn.Module, batch: int, side: int, half: bool) -> Callable[[], None]:
+    """Forward, backward and AdamW, in float32 or under bfloat16's autocast."""
+    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    device = next(model.parameters()).device
+    x, y = torch.randn(batch, 3, side, side, device=device), torch.zeros(batch, dtype=torch.long, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logits = model(x.contiguous(memory_format=torch.channels_last))
+        nn.functional.cross_entropy(logits.float(), y).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
 def training(device: torch.device, rounds: int, batch: int = 16, side: int = 224) -> pd.DataFrame:
-    """A training step of the full network, forward, backward and AdamW, in float32 and under bfloat16's autocast."""
-    steps: dict[str, Callable[[], object]] = {}
-    for name, half in (("float32", False), ("bfloat16", True)):
-        model = network(device, 100).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        x, y = torch.randn(batch, 3, side, side, device=device), torch.zeros(batch, dtype=torch.long, device=device)
-
-        def step(model=model, optimizer=optimizer, x=x, y=y, half=half) -> None:  # type: ignore[no-untyped-def]
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                logits = model(x.contiguous(memory_format=torch.channels_last))
-            nn.functional.cross_entropy(logits.float(), y).backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-        steps[name] = step
+    """A training step of the full network in both precisions."""
+    halves = {"float32": False, "bfloat16": True}
+    steps = {name: training_step(network(device, 100), batch, side, half) for name, half in halves.items()}
     return table(alternate(steps, rounds, device), "float32", batch).assign(batch=batch, side=side)
+
+
+def narrow(device: torch.device, rounds: int, batch: int = 8, side: int = 144) -> pd.DataFrame:
+    """A training step of the creatures' network, as it is and with ``narrow_norms``, in both precisions."""
+    steps: dict[str, Callable[[], object]] = {}
+    for name, half in {"float32": False, "bfloat16": True}.items():
+        steps[f"channels last, {name}"] = training_step(network(device, 8, 1 / 8), batch, side, half)
+        model = network(device, 8, 1 / 8)
+        step = training_step(model, batch, side, half)
+
+        def planes(model=model, step=step) -> None:  # type: ignore[no-untyped-def]
+            with narrow_norms(model):
+                step()
+
+        steps[f"narrow norms by planes, {name}"] = planes
+    return table(alternate(steps, rounds, device), "channels last, float32", batch).assign(batch=batch, side=side)
 
 
 def main() -> None:
@@ -214,6 +235,7 @@ def main() -> None:
     for name, measured in (
         ("method", lambda: method(device, own.batch, 224, own.rounds)),
         ("training", lambda: training(device, max(1, own.rounds // 3))),
+        ("narrow", lambda: narrow(device, 10 * own.rounds)),
         ("growth", lambda: growth(device, own.rounds)),
     ):
         print(found := measured())

@@ -1,12 +1,14 @@
 """Where a network runs, in which precision, and the same network made for speed."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import pairwise
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dgl_lib.errors import UserError
@@ -32,6 +34,31 @@ def bf16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_amx_tile_supported()
+
+
+@contextmanager
+def narrow_norms(model: nn.Module) -> Iterator[None]:
+    """Within it, batch norms whose channels do not fill a processor's vectors work plane by plane, on a CPU.
+
+    With channels last, PyTorch's kernel takes up to five times as long on such a rest of channels, backward above all.
+    So their input is copied to planes, their output back, and its gradient to planes again: the same sums, in another
+    order. Full-width networks have none. What it saves a narrow one stands in ``results/bench/narrow.csv``."""
+
+    def back(_: nn.Module, __: Any, out: Tensor) -> Tensor:
+        if out.requires_grad:
+            out.register_hook(Tensor.contiguous)
+        return out.contiguous(memory_format=torch.channels_last)
+
+    hooks = []
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.num_features % 16 and norm.weight.device.type == "cpu":
+            hooks.append(norm.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),)))
+            hooks.append(norm.register_forward_hook(back))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def faster(model: nn.Module, layers: Collection[str], side: int) -> nn.Module:

@@ -6,10 +6,7 @@ A run lives in one folder. If it is killed, the next call goes on from its last 
 import csv
 import io
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -25,7 +22,7 @@ from dgl_lib import several
 from dgl_lib.data.images import squash
 from dgl_lib.data.records import Dataset, Subset
 from dgl_lib.errors import UserError
-from dgl_lib.fast import bf16_is_fast, pick_device
+from dgl_lib.fast import bf16_is_fast, narrow_norms, pick_device
 from dgl_lib.files import set_aside, write_bytes, write_text
 from dgl_lib.models import Classifier, load_checkpoint, preprocess, save_checkpoint
 
@@ -216,33 +213,6 @@ def train_one_epoch(run: Run, train: Dataset, recipe: Recipe, epoch: int, save_e
             save(run)
     (total, right, seen), run.sums = run.sums, [0.0, 0.0, 0.0]
     return {"learning_rate": rate, "train_loss": total / seen, "train_accuracy": right / seen}
-
-
-@contextmanager
-def narrow_norms(model: nn.Module) -> Iterator[None]:
-    """Within it, batch norms whose channels do not fill a processor's vectors work plane by plane, on a CPU.
-
-    With channels last, PyTorch's kernel takes up to five times as long on such a rest of channels, backward above all.
-    So their input is copied to planes, their output back, and its gradient to planes again: the same sums, in another
-    order. At full width there is no such batch norm, at an eighth of it a training step takes five sixths of the time.
-    """
-    channels_last = partial(Tensor.contiguous, memory_format=torch.channels_last)
-
-    def back(_: nn.Module, __: Any, out: Tensor) -> Tensor:
-        if out.requires_grad:
-            out.register_hook(Tensor.contiguous)
-        return channels_last(out)
-
-    hooks = []
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d) and norm.num_features % 16 and norm.weight.device.type == "cpu":
-            hooks.append(norm.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),)))
-            hooks.append(norm.register_forward_hook(back))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()

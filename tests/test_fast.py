@@ -96,3 +96,31 @@ def test_whether_bfloat16_pays_is_measured_once(monkeypatch: pytest.MonkeyPatch)
     assert fast.bf16_pays(model, 32) is True
     assert fast.bf16_pays(NETWORKS["spg_plain"](3, width=1 / 16).eval(), 32) is True
     assert len(calls) == 12
+
+
+def test_batch_norms_of_few_channels_work_plane_by_plane_to_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    network = NETWORKS["spg_plain"](3, width=1 / 16).double().to(memory_format=torch.channels_last)
+    narrow = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.num_features % 16]
+    planes: list[bool] = []
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(1)  # of dropout
+        network.zero_grad()
+        network(IMAGES.double().contiguous(memory_format=torch.channels_last)).square().sum().backward()
+        return [parameter.grad.clone() for parameter in network.parameters()]
+
+    def look(_: nn.Module, given: tuple[torch.Tensor], out: torch.Tensor) -> None:
+        planes.append(given[0].is_contiguous())
+        norm = out.grad_fn.next_functions[0][0]  # before the copy that makes channels last of its output
+        norm.register_prehook(lambda G: planes.append(G[0].is_contiguous()))
+
+    before = gradients()
+    with fast.narrow_norms(network):
+        handles = [norm.register_forward_hook(look) for norm in narrow]
+        now = gradients()
+    assert planes == [True] * 2 * len(narrow) != []
+    for handle in handles:
+        handle.remove()
+    for old, new in zip(before, now, strict=True):
+        torch.testing.assert_close(new, old, rtol=1e-9, atol=1e-12 * float(old.abs().max()))
