@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from dgl_lib import several
@@ -41,6 +42,7 @@ class Recipe(BaseModel):
     learning_rate: float = Field(0.002, gt=0, le=10, description="peak rate of the new layers")
     trunk_learning_rate: float = Field(0.002, ge=0, le=10, description="peak rate of the trunk")
     weight_decay: float = Field(0.001, ge=0, le=10, description="AdamW's, on weights only")
+    reach: float = Field(0.0, ge=0, le=1, description="validation accuracy, 0..1; below it half as many passes follow")
     seed: int = Field(0, ge=0, lt=2**63, description="of the starting weights, the order, the crops and dropout")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where the network runs")
 
@@ -128,6 +130,7 @@ def fit(
 
     AdamW on a one-cycle schedule, softmax cross-entropy, gradient norm clipped at 5, bfloat16 where that is fast.
     The weights kept are those of the epoch with the highest accuracy on ``val``; of equals, the lowest loss.
+    If that accuracy stays below ``recipe.reach``, half as many passes follow, once, on a cycle of their own.
     A finished run's folder gives its result at once. A run that was broken off goes on from its last save, which is
     made every ``save_every`` steps (0: never) and after each epoch.
 
@@ -150,14 +153,21 @@ def fit(
 
     model.to(pick_device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
     groups = parameter_groups(model, recipe.learning_rate, recipe.trunk_learning_rate, recipe.weight_decay)
-    steps = recipe.epochs * len(batches(len(train), recipe.batch_size, recipe.seed, 0))
+    peaks = [group["lr"] for group in groups]
+    steps = len(batches(len(train), recipe.batch_size, recipe.seed, 0))  # of an epoch
     optimizer = torch.optim.AdamW(groups, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [group["lr"] for group in groups], total_steps=steps)
-    bar = tqdm(total=steps, desc="training", unit="step", disable=not progress)
+    schedule = OneCycleLR(optimizer, peaks, total_steps=recipe.epochs * steps)
+    bar = tqdm(desc="training", unit="step", disable=not progress)
     torch.manual_seed(recipe.seed + several.RANK)  # for dropout
     run = Run(model, several.together(model), optimizer, schedule, folder, bar)
     resume(run)
-    for epoch in range(len(run.history), recipe.epochs):
+    more = recipe.epochs // 2
+    for epoch in range(len(run.history), recipe.epochs + more):
+        if run.step == recipe.epochs * steps:  # and not amid the pass that follows, where a run was taken up
+            if run.best["score"][0] >= recipe.reach:
+                break
+            run.schedule = OneCycleLR(optimizer, peaks, total_steps=more * steps)
+        bar.total = steps * (recipe.epochs + more * (epoch >= recipe.epochs))
         with narrow_norms(model):
             row = train_one_epoch(run, train, recipe, epoch, save_every)
         val_loss, val_accuracy = evaluate(model, val, recipe.resize, recipe.batch_size)

@@ -458,6 +458,33 @@ def test_the_learning_rate_goes_up_and_down_one_cycle(tmp_path: Path) -> None:
     assert [row["learning_rate"] for row in history] == pytest.approx([expected, low])
 
 
+@pytest.mark.parametrize(("best", "reach", "passes"), [(0.5, 0.75, 6), (0.75, 0.75, 4), (0.5, 0.0, 4)])
+def test_a_training_that_falls_short_goes_on_once(best: float, reach: float, passes: int, tmp_path, monkeypatch) -> None:
+    """Half as many passes, on the cycle that a training of so many has, and with images in orders of their own."""
+    accuracies = iter([0.25, best, 0.25, 0.25, 0.0, 0.0])
+    orders: list[int] = []
+    monkeypatch.setattr(training, "evaluate", lambda *_: (1.0, next(accuracies)))
+    drawn = training.batches
+    monkeypatch.setattr(training, "batches", lambda *given: orders.append(given[3]) or drawn(*given))
+    model, history = train(tmp_path, epochs=4, reach=reach)
+    assert len(history) == passes and orders == [0, *range(passes)]
+    assert load_checkpoint(tmp_path / "classifier.safetensors").facts["epoch"] == 2
+    low, after_peak = 3e-3 / 25 / 1e4, (2 - 0.8) / (5 - 0.8)  # as in the test above
+    expected = low + (3e-3 - low) * (1 + np.cos(np.pi * after_peak)) / 2
+    assert [row["learning_rate"] for row in history[4:]] == pytest.approx([expected, low][: passes - 4])
+
+
+@pytest.mark.parametrize("at", [19, 20, 24, 27])  # of preprocess, five calls a pass: around the first cycle's end, later
+def test_killed_before_or_after_it_went_on_the_weights_are_the_same(at: int, tmp_path: Path, monkeypatch) -> None:
+    model, history = train(tmp_path / "whole", epochs=4, reach=1.0)
+    assert len(history) == 6
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "preprocess", killing(training.preprocess, at))
+        train(tmp_path / "killed", save_every=1, epochs=4, reach=1.0)
+    again, resumed = train(tmp_path / "killed", network(seed=99), epochs=4, reach=1.0)
+    assert digest(again) == digest(model) and without_time(resumed) == without_time(history)
+
+
 def test_the_gradients_norm_is_clipped_at_5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, norms, true_step = network(), [], torch.optim.AdamW.step
     with torch.no_grad():
@@ -591,6 +618,7 @@ def test_the_groups_hold_every_parameter_once_at_its_rate() -> None:
         ({"learning_rate": float("inf")}, r"learning_rate\n.*finite"),
         ({"trunk_learning_rate": -0.1}, r"trunk_learning_rate\n.*greater than or equal to 0"),
         ({"weight_decay": -0.1}, "weight_decay"),
+        ({"reach": 98.0}, "reach"),
         ({"seed": True}, r"seed\n.*valid integer"),
         ({"device": "tpu"}, "'auto', 'cpu', 'cuda' or 'mps'"),
         ({"epoch": 3}, "epoch\n.*Extra inputs are not permitted"),
@@ -604,7 +632,7 @@ def test_settings_out_of_range_are_refused(change: dict, message: str) -> None:
 def test_the_recipe_unless_said_otherwise() -> None:
     sizes = {"resize": 160, "crop": 144, "epochs": 6, "batch_size": 10}
     rates = {"learning_rate": 0.002, "trunk_learning_rate": 0.002, "weight_decay": 0.001}
-    assert Recipe().model_dump() == sizes | rates | {"seed": 0, "device": "auto"}
+    assert Recipe().model_dump() == sizes | rates | {"reach": 0.0, "seed": 0, "device": "auto"}
 
 
 def test_a_recipe_that_is_given_in_part_is_checked_whole() -> None:

@@ -28,7 +28,7 @@ FORMAT = 1  # raised when a change to the library makes earlier trainings wrong
 #: What determines a training beside the recipe.
 TRAINING = ("data", "network", "padding", "width", "weights", "train_count", "labels")
 #: Not named among a run's facts at these values: runs from before there was a choice are found again.
-AS_BEFORE = {"network": "spg_plain", "padding": "symmetric", "labels": "given"}
+AS_BEFORE = {"network": "spg_plain", "padding": "symmetric", "labels": "given", "reach": 0.0}
 
 
 @cache

@@ -41,6 +41,8 @@ from dgl_lib.study.profile import Profile
 
 #: Trainings that verdicts rest on: the profile's seed and the next ones; three of other data.
 SEEDS = {"creatures": 5}
+#: The control that can learn no class reaches nothing.
+SHUFFLED = {"labels": "shuffled", "reach": 0.0}
 #: Test images at the most, for insertion and deletion; all of other data. A creature takes two seconds of one core. At
 #: pets' size 450 passes an image take half a minute where bfloat16 is fast, and minutes where it is not.
 FAITHFUL = {"creatures": 160, "pets": 50}
@@ -267,7 +269,7 @@ def _other_networks(profile: Profile, model: Classifier, progress: bool) -> dict
     found = {"untrained": controls.untrained(model, None, profile.seed + 1)}
     if (weights := paths.weights_source(profile.weights)) is not None:
         found["fresh head"] = controls.untrained(model, weights, profile.seed + 1)
-    shuffled = profile.model_copy(update={"labels": "shuffled"})
+    shuffled = profile.model_copy(update=SHUFFLED)
     if profile.data == "creatures" or steps.is_trained(shuffled):
         found["shuffled labels"] = load_checkpoint(steps.train_classifier(shuffled, progress=progress))
     return found
@@ -350,7 +352,7 @@ def trainings(profile: Profile, folder: Path, progress: bool) -> None:
         tables["network_gains"][network] = evaluate.gains(it.chosen, it.images, LAYER[network])
         if network != profile.network:  # its effects are the first seed's
             found[network] = every_effect(it)
-    steps.train_classifier(profile.model_copy(update={"labels": "shuffled"}), progress=progress)  # for notebook 07
+    steps.train_classifier(profile.model_copy(update=SHUFFLED), progress=progress)  # for notebook 07
     columns = ["seed", "method", "layer", "threshold", "val_iou", "iou", "low", "high", "accuracy_val", "accuracy_test"]
     write_table(folder / "08_seeds.csv", pd.concat(seeds, names=["seed"]).reset_index("seed")[columns], digits=IMAGES)
     write_table(folder / "08_effects_by_image.csv", pd.concat(found, names=["run"]).reset_index("run"), digits=IMAGES)
