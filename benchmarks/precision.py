@@ -24,13 +24,13 @@ from dgl_lib.study.profile import read_profile
 
 
 def main() -> None:
-    """Localize the profile's test images twice, score both, print the largest difference, write the table."""
+    """Localize every test image twice, score both, print the largest differences, write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("profile")
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench")
     own = parser.parse_args()
-    profile = read_profile(own.profile)
+    profile = read_profile(own.profile, ["test_per_class=0"])
     model, (_, test) = steps.classifier(own.checkpoint, profile.data), steps.parts(profile)
     peaks = {}
     for precision in ("float32", "fast"):

@@ -459,14 +459,14 @@ def test_the_learning_rate_goes_up_and_down_one_cycle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("best", "reach", "passes"), [(0.5, 0.75, 6), (0.75, 0.75, 4), (0.5, 0.0, 4)])
-def test_a_training_that_falls_short_goes_on_once(best: float, reach: float, passes: int, tmp_path, monkeypatch) -> None:
+def test_a_training_that_falls_short_goes_on_once(best, reach, passes: int, tmp_path: Path, monkeypatch) -> None:
     """Half as many passes, on the cycle that a training of so many has, and with images in orders of their own."""
     accuracies = iter([0.25, best, 0.25, 0.25, 0.0, 0.0])
     orders: list[int] = []
     monkeypatch.setattr(training, "evaluate", lambda *_: (1.0, next(accuracies)))
     drawn = training.batches
     monkeypatch.setattr(training, "batches", lambda *given: orders.append(given[3]) or drawn(*given))
-    model, history = train(tmp_path, epochs=4, reach=reach)
+    _, history = train(tmp_path, epochs=4, reach=reach)
     assert len(history) == passes and orders == [0, *range(passes)]
     assert load_checkpoint(tmp_path / "classifier.safetensors").facts["epoch"] == 2
     low, after_peak = 3e-3 / 25 / 1e4, (2 - 0.8) / (5 - 0.8)  # as in the test above
@@ -474,7 +474,7 @@ def test_a_training_that_falls_short_goes_on_once(best: float, reach: float, pas
     assert [row["learning_rate"] for row in history[4:]] == pytest.approx([expected, low][: passes - 4])
 
 
-@pytest.mark.parametrize("at", [19, 20, 24, 27])  # of preprocess, five calls a pass: around the first cycle's end, later
+@pytest.mark.parametrize("at", [19, 20, 24, 27])  # of preprocess, five calls a pass: at the first cycle's end, later
 def test_killed_before_or_after_it_went_on_the_weights_are_the_same(at: int, tmp_path: Path, monkeypatch) -> None:
     model, history = train(tmp_path / "whole", epochs=4, reach=1.0)
     assert len(history) == 6
