@@ -171,7 +171,7 @@ def test_at_the_papers_settings_and_complete(name: str) -> None:
     assert found.layers == [layer.name for layer in LAYERS["spg_plain"]]
     # What is left to the notebooks' defaults is what no profile of real data sets.
     others = {"device", "seed", "labels", "padding", "progress", "show_photos", "skip_unreadable", "results", "tables"}
-    others.add("precision")
+    others |= {"precision", "reach"}
     assert set(Profile.model_fields) - found.model_fields_set == others
 
 
