@@ -118,11 +118,13 @@ def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS) -> Found:
     # Boxes and areas of all contours together: one at a time they took as long as the search.
     contours = [contour for found in by_cut for contour in found]
     first, start = (np.cumsum([0, *map(len, of)]) for of in (by_cut, contours))
-    x, y = points = np.concatenate(contours)[:, 0].T.astype(np.int64, order="C")  # (2, points)
-    u, v = before = np.roll(points, 1, axis=1)  # the point before each, around its contour
-    before[:, start[:-1]] = points[:, start[1:] - 1]
-    area = np.abs(np.add.reduceat(u * y - v * x, start[:-1]))  # (n,), twice cv2.contourArea
-    low, high = (of.reduceat(points, start[:-1], axis=1) for of in (np.minimum, np.maximum))  # (2, n) each
-    boxes = np.vstack([low.clip(0), np.minimum(high + 1, [[width - 1], [height - 1]])]).T
+    x, y = points = np.concatenate(contours)[:, 0].T.copy()  # (2, points) int32, which holds twice any contour's area
+    begin, end = start[:-1], start[1:] - 1
+    corner = np.empty_like(x)  # of each point and the one before it, around its contour
+    corner[1:] = x[:-1] * y[1:] - y[:-1] * x[1:]
+    corner[begin] = x[end] * y[begin] - y[end] * x[begin]
+    area = np.abs(np.add.reduceat(corner, begin, dtype=np.int32))  # (n,), twice cv2.contourArea
+    low, high = (of.reduceat(points, begin, axis=1) for of in (np.minimum, np.maximum))  # (2, n) each
+    boxes = np.vstack([low.clip(0), np.minimum(high + 1, [[width - 1], [height - 1]])], dtype=np.int64).T
     largest = np.array([a + int(area[a:b].argmax()) for a, b in pairwise(first.tolist())])
     return Found(boxes, first, largest, cut, (height, width))
