@@ -535,6 +535,27 @@ def test_padding_reaches_the_training_and_its_checkpoint(project: Path, monkeypa
         study.train_classifier(tiny(padding="tensorflow", network="vgg16_gap"))
 
 
+def test_the_published_networks_are_those_of_the_present_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a study would train the five anew, in half an hour. The pictures themselves are not drawn here."""
+
+    class Drawn(list[int]):
+        digest = ""
+
+    def load(_data: str, split: str, _skip: bool) -> Drawn:
+        drawn = Drawn(range(8))
+        drawn.digest = load_checkpoint(committed_checkpoint()).facts["data_sha256"][split]
+        return drawn
+
+    monkeypatch.setattr(steps, "load", load)
+    for seed in range(5):
+        found = steps.published(read_profile("creatures", [f"seed={seed}"]))
+        assert found == committed_checkpoint(f"creatures-{seed}")
+    for other in ("seed=5", "reach=1.0", "epochs=8", "padding=tensorflow", "labels=shuffled"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(steps, "Shuffled", lambda data, seed: data)
+            assert steps.published(read_profile("creatures", [other])) is None
+
+
 def test_training_refused(project: Path) -> None:
     with pytest.raises(UserError, match=re.escape("25 given, 0 (all) to 24")):
         study.train_classifier(tiny(train_count=25))
