@@ -153,6 +153,7 @@ def test_what_the_published_table_decides_no_other_set_of_trainings_turns_over()
     for name, changed in {
         "third": {"C7": "not reproduced"},
         "other_start": {"C4": "undecided", "C7": "not reproduced"},
+        "other_start_avx2": {"C1": "reproduced", "C7": "not reproduced"},
     }.items():
         other = verdict(f"second_processor/{name}.csv")["verdict"]
         assert {claim: said for (claim, _), said in other[other != here].items()} == changed
