@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from method import LAYERS, ROOT, SCALES, network, synchronize
+from method import LAYERS, ROOT, SCALES, floor, network, synchronize
 from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,6 +28,7 @@ from dgl_lib.fast import faster, pick_device
 from dgl_lib.files import write_table, write_text
 from dgl_lib.localize import localize
 from dgl_lib.study.manifest import hardware, versions
+from dgl_lib.taps import frozen
 from dgl_lib.training import Crops, Recipe
 
 CLASSES = 1000
@@ -90,20 +91,26 @@ def localizing(device: torch.device, batch: int, seconds: float) -> list[dict[st
 
 
 def every_layer(device: torch.device, batch: int, seconds: float) -> list[dict[str, Any]]:
-    """DGL on eight layers at once, in both precisions."""
+    """DGL on eight layers at once, and the bare passes that it stands on, in both precisions."""
     rows = []
     for precision in ("float32", "fast"):
         model = network(device, CLASSES)
         model = (faster(model, LAYERS, 224) if precision == "fast" else model).requires_grad_(False)
         x = torch.randn(batch, 3, 224, 224, device=device)
-        row = {"what": "DGL on 8 layers", "side": 224, "scales": 1, "precision": precision, "batch": batch}
-        row["dtype"] = str(next(model.parameters()).dtype).removeprefix("torch.")
+        dtype = next(model.parameters()).dtype
+        row = {"side": 224, "scales": 1, "precision": precision, "batch": batch}
+        row["dtype"] = str(dtype).removeprefix("torch.")
 
         def run(model: Any = model, x: Any = x) -> None:
             localize(model, x, [0] * batch, LAYERS, ["dgl"])
 
-        rows.append(row | measured(run, batch, device, seconds))
-        print(rows[-1], flush=True)
+        quick = x.to(dtype, memory_format=torch.channels_last) if precision == "fast" else x
+        found = measured(run, batch, device, seconds)
+        with frozen(model):  # float32 without TF32, as localization has it
+            bare = batch * rate(floor(model, quick, 2), device, seconds)
+        same = {"images_a_second": bare, "tflops": found["tflops"] * bare / found["images_a_second"]}  # the same work
+        rows += [{"what": "DGL on 8 layers"} | row | found, {"what": "its floor"} | row | same]
+        print(*rows[-2:], sep="\n", flush=True)
     return rows
 
 
