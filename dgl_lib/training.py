@@ -163,7 +163,7 @@ def fit(
     resume(run)
     more = recipe.epochs // 2
     for epoch in range(len(run.history), recipe.epochs + more):
-        if run.step == recipe.epochs * steps:  # and not amid the pass that follows, where a run was taken up
+        if run.step == recipe.epochs * steps:  # a run that is taken up later has its second schedule already
             if run.best["score"][0] >= recipe.reach:
                 break
             run.schedule = OneCycleLR(optimizer, peaks, total_steps=more * steps)

@@ -157,6 +157,9 @@ def test_what_the_published_table_decides_no_other_set_of_trainings_turns_over()
     }.items():
         other = verdict(f"second_processor/{name}.csv")["verdict"]
         assert {claim: said for (claim, _), said in other[other != here].items()} == changed
+    reached = pd.read_csv(results / "second_processor/trainings.csv")
+    assert len(reached) == 15 and reached["accuracy_val"].min() >= 98
+    assert (reached["passes"] == 12 + 6 * (reached["after_12"] < 98)).all()
     cheaper = verdict("second_processor/eight_passes.csv")
     one, two = (cheaper.loc[cheaper["processor"] == name, "verdict"] for name in ("AVX-512", "AVX2"))
     decided = here != "undecided"
