@@ -13,6 +13,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dgl_lib.errors import UserError
 from dgl_lib.models import Classifier
+from dgl_lib.taps import frozen
+
+#: From so many maps on, of all methods and layers together, compiled formulas save more than the half minute they cost.
+COMPILE_FROM = {"cpu": 20_000, "cuda": 1_000_000}
 
 _pays: dict[tuple[object, ...], bool] = {}  # what was measured in this process
 
@@ -74,6 +78,7 @@ def faster(model: nn.Module, layers: Collection[str], side: int) -> nn.Module:
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and not own & set(layers):
                 setattr(parent, before, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, after, nn.Identity())
+    copy.eval()  # the new identities too
     return copy.bfloat16() if bf16_pays(copy, side) else copy
 
 
@@ -86,14 +91,26 @@ def bf16_pays(model: nn.Module, side: int) -> bool:
     device = weights[0].device
     key = (device.type, type(model), sum(weight.numel() for weight in weights), side)
     if key not in _pays:
-        networks = {dtype: deepcopy(model).requires_grad_(False).to(dtype) for dtype in (torch.float32, torch.bfloat16)}
+        networks = {dtype: deepcopy(model).to(dtype) for dtype in (torch.float32, torch.bfloat16)}
         seconds = {dtype: float("inf") for dtype in networks}
         for dtype, network in [*networks.items()] * 3:
             count = 2 if device.type == "cpu" else 16  # with two, a GPU waits for its orders in both
             images = torch.zeros(count, 3, side, side, device=device, dtype=dtype, requires_grad=True)
-            began = time.perf_counter()
-            torch.autograd.grad(network(images).sum(), images)
-            torch.get_device_module(device).synchronize()
-            seconds[dtype] = min(seconds[dtype], time.perf_counter() - began)
+            with frozen(network):  # float32 without TF32, as localization has it
+                began = time.perf_counter()
+                torch.autograd.grad(network(images).sum(), images)
+                torch.get_device_module(device).synchronize()
+                seconds[dtype] = min(seconds[dtype], time.perf_counter() - began)
         _pays[key] = seconds[torch.bfloat16] < seconds[torch.float32]
     return _pays[key]
+
+
+def compiling_pays(device: torch.device, maps: int) -> bool:
+    """Whether so many maps should be made by formulas that went through ``torch.compile``, which needs a compiler."""
+    if maps < COMPILE_FROM.get(device.type, float("inf")):
+        return False
+    try:
+        torch.compile(torch.neg)(torch.ones(1, device=device))
+    except RuntimeError:  # of torch.compile, whatever it lacks
+        return False
+    return True

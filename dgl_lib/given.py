@@ -60,9 +60,13 @@ def need_one_of(allowed: Collection[str], value: object, what: str) -> None:
         raise UserError(f"{what}: {shown(value)} given, one of {', '.join(allowed)} allowed")
 
 
-def need_finite(values: Tensor, what: str) -> None:
-    """Refuse NaN and infinity."""
-    if values.dtype in (torch.float32, torch.bfloat16) and values.sum().isfinite():
-        return  # one of them makes the sum none either, which is found sooner
-    if bad := int((~values.isfinite()).sum()):
-        raise UserError(f"{what}: {bad} of {values.numel()} values are NaN or infinite, finite ones needed")
+def need_finite(*given: tuple[str, Tensor]) -> None:
+    """Refuse NaN and infinity in what is given, each with its name."""
+    device = given[0][1].device
+    quick = all(values.dtype in (torch.float32, torch.bfloat16) for _, values in given)
+    # One of them makes the sum none either, which is found sooner. A GPU is waited for once.
+    if quick and torch.stack([values.sum().to(device, torch.float32) for _, values in given]).isfinite().all():
+        return
+    for what, values in given:
+        if bad := int((~values.isfinite()).sum()):
+            raise UserError(f"{what}: {bad} of {values.numel()} values are NaN or infinite, finite ones needed")

@@ -14,7 +14,7 @@ Maps are raw and signed. A formula has a ReLU only where its own paper has one; 
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,8 +27,13 @@ from dgl_lib.taps import frozen, tap
 
 def n(X: Tensor) -> Tensor:
     """X / ||X||_F for each image of (N, K, h, w), over h, w and K together; n(0) = 0."""
-    X = X / _nonzero(X.abs().amax((1, 2, 3), keepdim=True))  # first to at most 1: tiny values square to 0 in float32
-    return X / _nonzero(torch.linalg.vector_norm(X, dim=(1, 2, 3), keepdim=True))  # by N x 1 x 1 x 1
+    return X / _nonzero(_norm(_norm(X, (1,)), (2, 3)))  # each pixel's norm first: N x 1 x h x w, then N x 1 x 1 x 1
+
+
+def _norm(X: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """||X|| along ``dim``, of values that are first brought to at most 1: tiny ones square to 0 in float32."""
+    scale = 1 / X.abs().amax(dim, keepdim=True).clamp_min(torch.finfo(X.dtype).tiny)
+    return torch.linalg.vector_norm(X * scale, dim=dim, keepdim=True) / scale
 
 
 def _nonzero(X: Tensor) -> Tensor:
@@ -114,8 +119,29 @@ def gradients(
             G_J lies along -G_c unless alpha < p_c. One logit z becomes two: -z (class 0, no) and z (class 1, yes).
         needs: which of "G_c", "G_J" and "w_c" to find.
 
-    Returns ``{layer: (S, G_c, G_J)}``, detached, on the images' device. S is the module's true output.
+    Returns ``{layer: (S, G_c, G_J)}``, detached, on the images' device. S is the module's true output, and what is in
+    half precision becomes float32.
     UserError: an argument out of range, a NaN or infinity, or a layer without a map or a way to the logits."""
+    found = _passes(model, images, classes, layers, needs, alpha=alpha, rule=rule, head=head)
+    _need_finite(images, found)
+    for layer, triple in found.items():
+        found[layer] = Triple(*map(_exact, triple))
+    return found
+
+
+def _passes(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor | Sequence[int] | None,
+    layers: Iterable[str],
+    needs: Collection[str],
+    *,
+    alpha: float,
+    rule: str,
+    head: str,
+) -> Gradients:
+    """What ``gradients`` returns, in the network's own precision, NaN and infinity included. No pass waits for a GPU to
+    end the one before."""
     need_one_of(RULES, rule, "rule")
     need_one_of(HEADS, head, "head")
     if not (hasattr(alpha, "__float__") and 0 < alpha <= 1e6):  # text has none
@@ -124,7 +150,6 @@ def gradients(
         raise UserError(f"images: {type(images).__name__} given, a float tensor N x 3 x H x W needed")
     if images.ndim != 4 or not images.is_floating_point() or not images.numel():
         raise UserError(f"images: {tuple(images.shape)} {images.dtype} given, float N x 3 x H x W needed")
-    need_finite(images, "images")
     layers = layers if isinstance(layers, str) else list(layers)
     with frozen(model):
         with tap(model, layers) as outputs:
@@ -138,12 +163,19 @@ def gradients(
             S, none = [outputs[layer] for layer in layers], [None] * len(layers)
             G_c = _grad(_at(logits, c), S, layers, model, again="G_J" in needs) if "G_c" in needs else none
             G_J = _grad(_loss(logits, c, alpha, rule, head), S, layers, model, again=False) if "G_J" in needs else none
-            triples = (Triple(*map(_exact, (X.detach(), *G))) for X, *G in zip(S, G_c, G_J, strict=True))
+            triples = (Triple(X.detach(), *G) for X, *G in zip(S, G_c, G_J, strict=True))
             result = Gradients(zip(layers, triples, strict=True))
             result.logits, result.classes = logits.detach(), c
             eps = max(torch.finfo(X.dtype).eps for X in S)  # autocast computes in less than the weights have
             result.heads = _cam_heads(model, result, said.detach(), eps) if "w_c" in needs else {}
     return result
+
+
+def _need_finite(images: Tensor, found: Gradients) -> None:
+    """Refuse NaN and infinity in what went in, and in what was found."""
+    gradients = [(layer, X) for layer, triple in found.items() for X in triple[1:] if X is not None]
+    named = ((f"gradient on layer {layer!r}", X) for layer, X in gradients)
+    need_finite(("images", images), ("logits", found.logits), *named)
 
 
 def _exact(X: Any) -> Any:
@@ -165,7 +197,6 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"the model gives {got}, logits N x classes are needed")
-    need_finite(logits, "logits")
     return logits
 
 
@@ -173,14 +204,15 @@ def _classes(logits: Tensor, classes: Tensor | Sequence[int] | None) -> Tensor:
     """The class of each image, (N,) int64, checked against the logits."""
     if classes is None:
         return logits.argmax(1).detach()
-    c = torch.as_tensor(classes, device=logits.device)
+    c = torch.as_tensor(classes)  # on its own device: its range is read without waiting for the logits
     if c.shape != logits.shape[:1] or c.is_floating_point() or c.is_complex() or c.dtype == torch.bool:
         given = f"{tuple(c.shape)} {c.dtype} given for {len(logits)} images"
         raise UserError(f"classes: {given}, one whole number an image needed")
-    c = c.long().clone()  # one that was made in inference mode cannot be used otherwise
+    c = c.long()  # some whole types have no least
     if int(c.min()) < 0 or int(c.max()) >= logits.shape[1]:
         raise UserError(f"classes: {int(c.min())}..{int(c.max())} given, 0..{logits.shape[1] - 1} allowed")
-    return c
+    # A copy, as one made in inference mode cannot be used otherwise. Nothing waits until a GPU has it.
+    return c.to(logits.device, copy=True, non_blocking=True)
 
 
 def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.Module, *, again: bool) -> Any:
@@ -194,7 +226,6 @@ def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.
             if cut := [name for name, part in model.named_modules() if "quantized" in type(part).__module__]:
                 raise UserError(f"{cut[0]!r} is quantised and lets no gradient through: its float form is needed")
             raise UserError(f"the logits do not depend on layer {layer!r}: nothing can be localized on it")
-        need_finite(G, f"gradient on layer {layer!r}")
     return found
 
 
@@ -212,7 +243,7 @@ def _cam_heads(model: nn.Module, found: Gradients, logits: Tensor, eps: float) -
             share = logits - (torch.zeros_like(logits) if bias is None else _exact(bias))  # N x C
             rounding = 4 * eps * float(logits.abs().max())  # of that subtraction
             slack = max(1e-3, 4 * eps) * float(share.abs().max()) + rounding
-            if torch.allclose(S.mean((2, 3)) @ weight.T, share, rtol=1e-3, atol=slack):
+            if torch.allclose(S.mean((2, 3), dtype=share.dtype) @ weight.T, share, rtol=1e-3, atol=slack):
                 rows = weight if logits.shape == found.logits.shape else torch.cat([-weight, weight])  # C x K
                 heads[layer] = rows[found.classes]  # N x K
     return heads
@@ -372,9 +403,8 @@ CONTROLS = tuple(f.__name__ for f in _CONTROLS)
 READINGS = ("", "_positive", "_norm")
 
 
-def _needs(method: str) -> list[str]:
-    """What a formula takes beside S, by the names of its arguments."""
-    return list(inspect.signature(_FORMULAS[method]).parameters)[1:]
+#: What a formula takes, by the names of its arguments.
+_TAKES = {name: tuple(inspect.signature(formula).parameters) for name, formula in _FORMULAS.items()}
 
 
 class Localization(NamedTuple):
@@ -395,11 +425,13 @@ def localize(
     alpha: float = 10.0,
     rule: str = "released",
     head: str = "softmax",
+    compiled: bool = False,
 ) -> Localization:
     """Maps of every method on every layer, from one forward pass and at most two backward passes.
 
     Arguments are those of :func:`gradients`; ``methods`` are names in ``METHODS`` or ``CONTROLS``. CAM is left out,
-    with a warning, on layers that do not feed a linear head, or a 1x1 convolution, through average pooling.
+    with a warning, on layers that do not feed a linear head, or a 1x1 convolution, through average pooling. With
+    ``compiled``, which is for many images, formulas go through ``torch.compile``: the same maps but for rounding.
 
     >>> model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2, bias=False))
     >>> _ = model[3].weight.data.copy_(torch.tensor([[2.0], [-2.0]]))
@@ -415,21 +447,42 @@ def localize(
         raise UserError(f"methods: {methods!r} given, a list of at least one method name needed")
     for method in methods:
         need_one_of(_FORMULAS, method, "method")
-    needs = {name for method in methods for name in _needs(method)}
-    found = gradients(model, images, classes, layers, alpha=alpha, rule=rule, head=head, needs=needs)
+    needs = {name for method in methods for name in _TAKES[method]}
+    found = _passes(model, images, classes, layers, needs, alpha=alpha, rule=rule, head=head)
+    out = Localization(found.logits, found.classes, {method: {} for method in methods})
+    make = _compiled() if compiled else _maps
+    for layer, triple in found.items():
+        given = {**triple._asdict(), "w_c": found.heads.get(layer)}
+        given = {name: _laid_as(triple.S, X) if compiled else X for name, X in given.items()}
+        wanted = [name for name in methods if name != "cam" or layer in found.heads]
+        with torch.autocast(images.device.type, enabled=False):
+            maps = make(wanted, given)
+        for method, m in maps.items():
+            out.maps[method][layer] = m  # N x h x w
+    _need_finite(images, found)  # last, since it waits for a GPU
     if "cam" in methods and (missing := [layer for layer in found if layer not in found.heads]):
         reason = f"cam needs logits = fc(mean over h,w of the layer's output), which is not so on {', '.join(missing)}"
         if not found.heads:
             raise UserError(f"{reason}; grad_cam_signed stands in for it there")
         warnings.warn(f"{reason}: left out there", stacklevel=2)
-    out = Localization(found.logits, found.classes, {method: {} for method in methods})
-    for layer, triple in found.items():
-        values = {**triple._asdict(), "w_c": found.heads.get(layer)}
-        for method in (name for name in methods if name != "cam" or layer in found.heads):
-            wanted = [values[name] for name in _needs(method)]
-            with torch.autocast(images.device.type, enabled=False):
-                out.maps[method][layer] = _FORMULAS[method](triple.S, *wanted)  # N x h x w
     return out
+
+
+def _maps(methods: Sequence[str], given: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """One layer's maps by method, from S, G_c, G_J and w_c by name, which may be in half precision."""
+    exact = {name: _exact(X) for name, X in given.items()}
+    return {method: _FORMULAS[method](*(exact[name] for name in _TAKES[method])) for method in methods}
+
+
+@cache
+def _compiled() -> Callable[..., dict[str, Tensor]]:
+    """``_maps`` for all sizes. It reads half precision, computes in float32 and keeps no tensor on the way."""
+    return torch.compile(_maps, dynamic=True)
+
+
+def _laid_as(S: Tensor, X: Tensor | None) -> Tensor | None:
+    """X in the order of S in memory. Compiled code takes ten times as long where they differ."""
+    return X if X is None or X.shape != S.shape or X.stride() == S.stride() else torch.empty_like(S).copy_(X)
 
 
 def _alone(method: str, model: nn.Module, images: Tensor, classes: Any, layers: Sequence[str], **options: Any) -> Any:

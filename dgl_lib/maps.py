@@ -39,7 +39,7 @@ def _ranged(m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     m = m if m.is_floating_point() else m.float()
     if m.ndim < 2 or 0 in m.shape[-2:]:
         raise UserError(f"map: {tuple(m.shape)} given, ... x h x w of at least one pixel needed")
-    need_finite(m, "map")
+    need_finite(("map", m))
     low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)
     fits = torch.where((high - low).isfinite(), 1.0, 0.5).to(m)  # half of each value, where the range would overflow
     return m * fits, low * fits, high * fits

@@ -32,23 +32,26 @@ def find(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
 def frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode and weights without gradients inside; afterwards every flag as it was, module by module.
     UserError: weights that were made in inference mode, whose flags cannot be set."""
-    if any(parameter.is_inference() for parameter in model.parameters()):
+    parameters, modules = list(model.parameters()), list(model.modules())
+    if any(parameter.is_inference() for parameter in parameters):
         raise UserError("the network was made in inference mode: make it outside of torch.inference_mode()")
-    training = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    # To set flags that are as they should be takes a millisecond, in which a GPU has nothing to do.
+    flags = [module.training for module in modules] if any(module.training for module in modules) else []
+    wanted = [parameter for parameter in parameters if parameter.requires_grad]
     try:
-        model.eval()
-        for parameter, _ in wanted:
+        if flags:
+            model.eval()
+        for parameter in wanted:
             parameter.requires_grad_(False)
         # Compiled code would not see hooks that come later. Without it there is nothing to switch off, in 4 seconds.
         eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
         with torch.inference_mode(False), torch.enable_grad(), _exact_convolutions(), eager:
             yield
     finally:
-        for module, flag in training:
+        for module, flag in zip(modules, flags, strict=False):
             module.training = flag
-        for parameter, flag in wanted:
-            parameter.requires_grad_(flag)
+        for parameter in wanted:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ BREAKAGES = [
     Breakage(
         "norm missing",
         "localize.py",
-        "return X / _nonzero(torch.linalg.vector_norm(X, dim=(1, 2, 3), keepdim=True))",
+        "return X / _nonzero(_norm(_norm(X, (1,)), (2, 3)))",
         "return X",
         "localize",
         LAYERS,
@@ -47,8 +47,8 @@ BREAKAGES = [
     Breakage(
         "norm over the batch",
         "localize.py",
-        "torch.linalg.vector_norm(X, dim=(1, 2, 3), keepdim=True)",
-        "torch.linalg.vector_norm(X)",
+        "_norm(_norm(X, (1,)), (2, 3))",
+        "_norm(_norm(X, (1,)), (0, 2, 3))",
         "localize",
         LAYERS,
     ),

@@ -80,6 +80,23 @@ def test_raw_maps_are_those_of_localize(model: SPGPlain) -> None:
         raw_maps(model, data, scale=0.5, **WHAT)
 
 
+@pytest.mark.parametrize("precision", ["float32", "fast"])
+def test_the_fast_precision_compiles_formulas_where_so_many_maps_pay(
+    precision: str, model: SPGPlain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted, compiled = [], []
+
+    def watched(*given: object, **options: object) -> object:
+        compiled.append(options.pop("compiled", False))
+        return localize(*given, **options)
+
+    monkeypatch.setattr(raw, "compiling_pays", lambda device, maps: counted.append((device.type, maps)) or True)
+    monkeypatch.setattr(raw, "localize", watched)
+    raw_maps(model, Toy(3), precision=precision, **WHAT)
+    assert counted == [("cpu", 3 * 2 * 2)] * (precision == "fast")
+    assert compiled == [precision == "fast"]
+
+
 def test_images_keep_their_order_over_several_batches(model: SPGPlain) -> None:
     """On a CPU ten images of 160 px go together, then the last two."""
     data = Toy(12)

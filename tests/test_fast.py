@@ -43,6 +43,7 @@ def test_folded_batch_norms_give_the_same_maps(model: Classifier, monkeypatch: p
     monkeypatch.setattr(fast, "bf16_pays", lambda *_: False)
     quick = fast.faster(model, [], 64)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in quick.modules())
+    assert not any(module.training for module in quick.modules())
     assert next(quick.parameters()).is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(quick(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-4)
     for pair, m in every(model).items():
@@ -96,6 +97,52 @@ def test_whether_bfloat16_pays_is_measured_once(monkeypatch: pytest.MonkeyPatch)
     assert fast.bf16_pays(model, 32) is True
     assert fast.bf16_pays(NETWORKS["spg_plain"](3, width=1 / 16).eval(), 32) is True
     assert len(calls) == 12
+
+
+def test_bfloat16_is_measured_against_float32_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting can be read and set without a GPU. Of TF32 it would often be the slower one."""
+    convolutions, seen = torch.backends.cudnn.conv, []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(fast, "_pays", {})
+    model = NETWORKS["spg_plain"](3, width=1 / 16)
+    model.fc.register_forward_hook(lambda *_: seen.append(convolutions.fp32_precision))
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "tf32"
+    try:
+        fast.bf16_pays(model, 32)
+    finally:
+        convolutions.fp32_precision = before
+    assert seen == ["ieee"] * 6
+
+
+def test_formulas_are_compiled_for_many_maps_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, asked = torch.device("cpu"), []
+
+    def compile(function: object) -> object:
+        asked.append(function)
+        return lambda _: None
+
+    monkeypatch.setattr(torch, "compile", compile)
+    assert not fast.compiling_pays(device, fast.COMPILE_FROM["cpu"] - 1)
+    assert not fast.compiling_pays(torch.device("meta"), 10**9)
+    assert not asked
+    assert fast.compiling_pays(device, fast.COMPILE_FROM["cpu"]) and asked
+
+    def fail(_: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda _: fail)
+    assert not fast.compiling_pays(device, fast.COMPILE_FROM["cpu"])
+
+
+def test_compiled_code_gives_the_same_maps(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fast.compiling_pays(torch.device("cpu"), 10**6):
+        pytest.skip("no C++ compiler here")
+    monkeypatch.setattr(fast, "bf16_pays", lambda *_: True)
+    quick, layers = fast.faster(model, [], 64), [layer.name for layer in LAYERS[model.architecture]][-2:]
+    plain, found = (localize(quick, IMAGES, CLASSES, layers, ["dgl"], compiled=c).maps["dgl"] for c in (False, True))
+    for layer, m in plain.items():
+        assert found[layer].dtype == torch.float32
+        torch.testing.assert_close(found[layer], m, rtol=1e-5, atol=1e-5 * float(m.abs().max()))
 
 
 def test_batch_norms_of_few_channels_work_plane_by_plane_to_the_same_gradients() -> None:

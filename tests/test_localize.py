@@ -149,7 +149,7 @@ HAND = (
 )
 def test_every_formula_by_hand(method: str, expected: list[float]) -> None:
     values = dict(zip(("S", "G_c", "G_J"), HAND, strict=True))
-    got = module._FORMULAS[method](HAND[0], *(values[name] for name in module._needs(method)))
+    got = module._maps([method], values)[method]
     torch.testing.assert_close(got, torch.tensor([[expected]], dtype=torch.float32))
 
 
@@ -234,6 +234,82 @@ def test_n_of_tiny_gradients_in_float32() -> None:
     X = draw(1, 4, 3, 3).float()
     assert (1e-30 * X).square().sum() == 0
     torch.testing.assert_close(n(1e-30 * X), n(X), rtol=1e-5, atol=1e-7)
+
+
+def test_n_of_a_large_map_is_exact_to_a_float32s_last_digits() -> None:
+    """One sum over all 800,000 squares would be off by 1e-6 to 1e-5."""
+    X = draw(1, 1024, 28, 28).relu()
+    torch.testing.assert_close(n(X.float()).double(), n(X), rtol=4e-7, atol=0)
+
+
+# ------------------------------------------------------------------------------------------- compiled formulas
+
+
+def tracing(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.Graph]:
+    """Let formulas go through torch.compile, which writes no code for them: the graphs that it found."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph.graph)
+        return graph
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(module, "_compiled", lambda: torch.compile(module._maps, dynamic=True, backend=backend))
+    return graphs
+
+
+@pytest.mark.filterwarnings("ignore:cam needs")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_formulas_give_the_same_maps_from_few_compilations(dtype: torch.dtype, monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = spg_plain(3, width=1 / 16).eval().to(dtype, memory_format=torch.channels_last)
+    methods, layers = [*METHODS, *module.CONTROLS], ["Mixed_5d", "Mixed_6a", "add2", "add1"]
+    graphs = tracing(monkeypatch)
+    for count, side in ((2, 64), (3, 64), (4, 80)):
+        images, c = torch.randn(count, 3, side, side), list(range(3)) + [0]
+        plain = localize(model, images, c[:count], layers, methods)
+        found = localize(model, images, c[:count], layers, methods, compiled=True)
+        for method, by_layer in plain.maps.items():
+            assert list(found.maps[method]) == list(by_layer)
+            for layer, m in by_layer.items():
+                assert found.maps[method][layer].dtype == torch.float32
+                torch.testing.assert_close(found.maps[method][layer], m, rtol=1e-5, atol=1e-6 * float(m.abs().max()))
+    assert 2 <= len(graphs) <= 4  # with CAM and without; sides that may differ or not
+
+
+def test_compiled_formulas_get_gradients_in_their_feature_maps_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the last layer the gradient comes plane by plane, since it is the same on all pixels."""
+    torch.manual_seed(0)
+    model, strides = spg_plain(3, width=1 / 16).eval().to(memory_format=torch.channels_last), []
+
+    def look(methods: list[str], given: dict[str, Tensor]) -> dict[str, Tensor]:
+        strides.append([given[name].stride() for name in ("S", "G_c", "G_J")])
+        return maps(methods, given)
+
+    maps = module._maps
+    monkeypatch.setattr(module, "_maps", look)
+    monkeypatch.setattr(module, "_compiled", lambda: look)
+    images = torch.randn(2, 3, 64, 64)
+    plain = localize(model, images, [0, 1], ["add1"], ["dgl"]).maps["dgl"]["add1"]
+    found = localize(model, images, [0, 1], ["add1"], ["dgl"], compiled=True).maps["dgl"]["add1"]
+    torch.testing.assert_close(found, plain)
+    assert strides[0][0] != strides[0][1] and strides[1] == [strides[0][0]] * 3
+
+
+def test_a_gpu_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python waits for each value that it reads: two of the classes, which lie on no GPU, and one answer."""
+    read: list[object] = []
+
+    class Reads(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if function is torch.ops.aten._local_scalar_dense.default:
+                read.append(args[0])
+            return function(*args, **(kwargs or {}))
+
+    model, images = spg_plain(3, width=1 / 16).eval(), torch.randn(2, 3, 64, 64)
+    with Reads():
+        localize(model, images, [0, 1], ["Mixed_6e", "add2", "add1"], ["dgl", "layer_cam"])
+    assert len(read) == 3
 
 
 # ------------------------------------------------------------------------------------------- the rule for dJ/dl

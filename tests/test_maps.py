@@ -88,10 +88,17 @@ def test_minmax_forgets_scale_and_shift(scale: float, shift: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn])
 def test_values_of_every_type_are_looked_at(dtype: torch.dtype) -> None:
     values = torch.full((2, 300), 400.0).to(dtype)  # float16 has no number for their sum
-    need_finite(values, "values")
+    need_finite(("values", values))
     values[1, 7] = float("nan")
     with pytest.raises(UserError, match="values: 1 of 600 values are NaN or infinite"):
-        need_finite(values, "values")
+        need_finite(("values", values))
+
+
+def test_of_several_the_first_that_is_not_finite_is_named() -> None:
+    bad = torch.tensor([1.0, float("nan")])
+    for dtype in (torch.float32, torch.float16):
+        with pytest.raises(UserError, match=r"^second: 1 of 2 values"):
+            need_finite(("first", torch.zeros(3).to(dtype)), ("second", bad.bfloat16()), ("third", bad))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

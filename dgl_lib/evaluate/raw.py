@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dgl_lib import several
 from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
-from dgl_lib.fast import faster, pick_device
+from dgl_lib.fast import compiling_pays, faster, pick_device
 from dgl_lib.files import kept, key_of, write_text
 from dgl_lib.localize import CONTROLS, METHODS, READINGS, localize
 from dgl_lib.models import Classifier, digest, preprocess
@@ -79,8 +79,10 @@ def raw_maps(
             raise UserError(f"classes: {len(classes)} given for {len(dataset)} images, one an image needed")
         facts |= {"given": True, "classes": [int(c) for c in classes]}
     own = model.to(pick_device(device))
+    how: dict[str, Any] = {"alpha": alpha, "rule": rule, "head": head}
     if precision == "fast":
         own = faster(model, layers, side)
+        how["compiled"] = compiling_pays(pick_device(device), len(dataset) * len(layers) * len(methods))
         facts |= {"precision": str(next(own.parameters()).dtype)}
     parts = None
     if folder is not None:  # digests take a while
@@ -96,7 +98,7 @@ def raw_maps(
             images = preprocess(own, [dataset.image(i) for i in few], side)  # (batch, 3, side, side)
             asked = torch.from_numpy(wanted[list(few)]) if facts["given"] else None
             with warnings.catch_warnings(action="ignore"):  # that CAM has one layer is said where the table is read
-                out = localize(own, images, asked, layers, methods, alpha=alpha, rule=rule, head=head)
+                out = localize(own, images, asked, layers, methods, **how)
             found["logits"].append(out.logits.cpu().numpy())
             found["classes"].append(out.classes.cpu().numpy())
             for method, by_layer in out.maps.items():

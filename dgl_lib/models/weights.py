@@ -75,7 +75,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not isinstance(name, str) or getattr(value, "layout", None) != torch.strided:
             kind = type(state).__name__
             raise UserError(f"weights {path.name!r} holds {kind}, a dictionary of named tensors is needed")
-        need_finite(value, f"weights {path.name!r}, {name}")
+        need_finite((f"weights {path.name!r}, {name}", value))
     return state, header
 
 
