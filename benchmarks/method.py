@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -36,11 +37,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def alternate(cases: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> pd.DataFrame:
-    """Seconds of each case, (rounds, cases), one after the other in each round. A first round is not kept."""
-    times = []
+    """Seconds of each case, (rounds, cases), in a new order each round, since what ran before has its effect. A first
+    round is not kept."""
+    times, order = [], random.Random(0)
     for k in range(rounds + 1):
         row = {}
-        for name, run in cases.items():
+        for name, run in order.sample([*cases.items()], len(cases)):
             synchronize(device)
             began = time.perf_counter()
             run()
@@ -48,7 +50,7 @@ def alternate(cases: dict[str, Callable[[], object]], rounds: int, device: torch
             row[name] = time.perf_counter() - began
         if k:
             times.append(row)
-    return pd.DataFrame(times)
+    return pd.DataFrame(times, columns=[*cases])
 
 
 def table(times: pd.DataFrame, of: str, images: int) -> pd.DataFrame:
@@ -117,8 +119,10 @@ def method(device: torch.device, batch: int, side: int, rounds: int) -> pd.DataF
     for parameter in [*model.parameters(), *quick.parameters()]:
         parameter.requires_grad_(False)
 
-    def ours(own: Classifier, name: str) -> Callable[[], object]:
-        return lambda: localize(own, x, c, LAYERS, [name])
+    every = [name for name in (*METHODS, *CONTROLS) if name != "cam"]
+
+    def ours(own: Classifier, *names: str, compiled: bool = False) -> Callable[[], object]:
+        return lambda: localize(own, x, c, LAYERS, names, compiled=compiled)
 
     cases = {
         "forward pass, exact": lambda: model(x),
@@ -128,13 +132,18 @@ def method(device: torch.device, batch: int, side: int, rounds: int) -> pd.DataF
         "floor of one gradient, exact": floor(model, x, 1),
         "DGL, exact": ours(model, "dgl"),
         "DGL, fast": ours(quick, "dgl"),
+        "DGL, compiled": ours(quick, "dgl", compiled=True),
         "LayerCAM, exact": ours(model, "layer_cam"),
         "LayerCAM, fast": ours(quick, "layer_cam"),
+        "LayerCAM, compiled": ours(quick, "layer_cam", compiled=True),
+        f"{len(every)} methods, exact": ours(model, *every),
+        f"{len(every)} methods, fast": ours(quick, *every),
+        f"{len(every)} methods, compiled": ours(quick, *every, compiled=True),
     }
     times = alternate(cases | peers(deepcopy(model).requires_grad_(True), x, c), rounds, device)
     found = table(times, "DGL, exact", batch)
-    for precision in ("exact", "fast"):
-        over = times[f"DGL, {precision}"] / times[f"floor of two gradients, {precision}"]
+    for precision, floor_of in (("exact", "exact"), ("fast", "fast"), ("compiled", "fast")):
+        over = times[f"DGL, {precision}"] / times[f"floor of two gradients, {floor_of}"]
         print(f"DGL over the floor of its precision ({precision}): {over.median():.3f}")
     return found.assign(batch=batch, side=side, layers=len(LAYERS), bf16=quick.fc.weight.dtype == torch.bfloat16)
 
