@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace as changed
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from dgl_lib import metrics
 from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import Maps, Scores, choose, raw, raw_maps, report, score
+from dgl_lib.evaluate import scores as module
 from dgl_lib.evaluate.scores import choices, per_image
 from dgl_lib.localize import localize
 from dgl_lib.models import SPGPlain, preprocess, spg_plain
@@ -140,6 +142,48 @@ def test_a_killed_run_computes_only_what_is_missing(model: SPGPlain, tmp_path: P
     assert seen == [2, 2, 2, 1] and [part.stat().st_mtime_ns for part in parts] == times
     assert equal(raw_maps(model, data, folder=tmp_path, **WHAT), expected) and len(seen) == 4  # all there: no network
     assert len(list(tmp_path.iterdir())) == 1 and not list(tmp_path.rglob("*.part"))
+
+
+def test_what_is_too_large_for_memory_lies_in_a_file_and_gives_the_same_scores(
+    model: SPGPlain, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(raw, "PART", 2)
+    data, settings = Toy(5), [((1.0,), 0.0), ((1.0,), 0.1)]
+    maps = raw_maps(model, data, folder=tmp_path, **WHAT)
+    scores = score(data, {1.0: maps}, settings, folder=tmp_path)
+    monkeypatch.setattr(raw, "IN_MEMORY", 0)
+    on_disk = raw_maps(model, data, folder=tmp_path, **WHAT)
+    found = score(data, {1.0: on_disk}, settings, folder=tmp_path)
+    assert equal(on_disk, maps)
+    assert np.array_equal(found.hist, scores.hist) and np.array_equal(found.has_part, scores.has_part)
+    assert isinstance(on_disk.maps["dgl", "add1"], np.memmap) and isinstance(found.hist, np.memmap)
+    pd.testing.assert_frame_equal(report(found, found), report(scores, scores))
+    assert len(list(tmp_path.iterdir())) == 2  # both found the stored parts
+    assert {file.name.split("-")[0] for file in tmp_path.rglob("*.*")} == {"facts.json", "part"}
+
+
+def test_scores_of_many_images_are_reported_part_by_part(model: SPGPlain, monkeypatch) -> None:
+    data = Toy(5)
+    scores = score(data, {1.0: raw_maps(model, data, **WHAT)})
+    whole = report(scores, scores)
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    assert [part.names for part in scores] == [["0", "1"], ["2", "3"], ["4"]]
+    assert all(np.shares_memory(part.hist, scores.hist) for part in scores)
+    pd.testing.assert_frame_equal(report(scores, scores), whole)
+
+
+def test_memory_does_not_grow_with_the_images_where_they_lie_in_a_file(tmp_path: Path, monkeypatch) -> None:
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        made = raw.in_parts(count, lambda part: {"m": np.ones((len(part), 20_000))}, tmp_path / f"{count}", "", False)
+        assert made["m"].shape == (count, 20_000) and made["m"].all()
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    monkeypatch.setattr(raw, "IN_MEMORY", 0)
+    peak(32)  # what is imported on the way
+    assert peak(640) < 1.1 * peak(64)
 
 
 def test_a_part_torn_while_it_was_written_is_computed_again(model: SPGPlain, tmp_path: Path, monkeypatch) -> None:

@@ -52,7 +52,7 @@ class BoxScores:
 def with_object(dataset: Dataset, maps: Mapping[float, Maps], scores: Scores) -> tuple[Dataset, dict[float, Maps]]:
     """The images that have scores, those with an object, and their maps by scale."""
     keep = np.flatnonzero(np.isin(dataset.names, scores.names)).tolist()
-    return Subset(dataset, keep), {scale: m.at(keep) for scale, m in maps.items()}
+    return Subset(dataset, keep), {s: m if len(keep) == len(dataset) else m.at(keep) for s, m in maps.items()}
 
 
 def box_scores(

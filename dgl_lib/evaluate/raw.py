@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from dgl_lib.localize import CONTROLS, METHODS, READINGS, localize
 from dgl_lib.models import Classifier, digest, preprocess
 
 FORMAT = 1  # raised when what a stored part holds changes its meaning, so that old parts are not taken for new ones
+IN_MEMORY = 2**30  # bytes
 PART = 16  # images a stored part: what a kill can lose at the most
 Pair = tuple[str, str]  # method and layer
 ByPair = Mapping[Pair, np.ndarray]
@@ -153,14 +156,31 @@ def parts_folder(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Pat
 def in_parts(
     count: int, make: Callable[[range], dict[str, np.ndarray]], folder: Path | None, what: str, progress: bool
 ) -> dict[str, np.ndarray]:
-    """``make`` for all images, ``PART`` at a time, joined along axis 0. What ``folder`` holds is not made again."""
-    pieces = []
-    if folder is not None and several.WORLD > 1:  # each process makes its share, and then all read all
-        for start in several.share(range(0, count, PART)):
-            kept(folder / f"part-{start // PART:05d}.npz", partial(make, range(start, min(start + PART, count))))
-        several.wait()
-    for start in tqdm(range(0, count, PART), desc=what, unit="part", disable=not progress):
+    """``make`` for all images, ``PART`` at a time, joined along axis 0. What ``folder`` holds is not made again.
+    More than ``IN_MEMORY`` lies in a file there, image by image and read-only, which ends with this process."""
+
+    def piece(start: int) -> dict[str, np.ndarray]:
         part = partial(make, range(start, min(start + PART, count)))
-        pieces.append(part() if folder is None else kept(folder / f"part-{start // PART:05d}.npz", part))
-    # Key by key, freeing the pieces on the way: together they are as large as what is made of them.
-    return {key: np.concatenate([piece.pop(key) for piece in pieces]) for key in list(pieces[0])}
+        return part() if folder is None else kept(folder / f"part-{start // PART:05d}.npz", part)
+
+    starts = range(0, count, PART)
+    if folder is not None and several.WORLD > 1:  # each process makes its share, and then all read all
+        for start in several.share(starts):
+            piece(start)
+        several.wait()
+    pieces = map(piece, tqdm(starts, desc=what, unit="part", disable=not progress))
+    first = next(pieces)
+    image = np.dtype([(key, values.dtype, values.shape[1:]) for key, values in first.items()], align=True)
+    if folder is None or count * image.itemsize <= IN_MEMORY:
+        # Key by key, freeing the pieces on the way: together they are as large as what is made of them.
+        every = [first, *pieces]
+        return {key: np.concatenate([one.pop(key) for one in every]) for key in list(first)}
+    with TemporaryFile(dir=folder) as file:
+        for one in chain([first], pieces):
+            images = np.empty(len(next(iter(one.values()))), image)
+            for key, values in one.items():
+                images[key] = values
+            file.write(images.tobytes())
+        file.flush()
+        joined = np.memmap(file, image, "r")
+    return {key: joined[key] for key in first}

@@ -37,6 +37,7 @@ MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 Setting = tuple[tuple[float, ...], float]  # scales, and the closing kernel as a fraction of the side
 SINGLE: tuple[float, ...] = (1.0,)
+AT_ONCE = 1000  # images
 Choices = Mapping[tuple[Any, ...], tuple[int, float]]  # by a row's values: its threshold, and its mean IoU there
 
 
@@ -51,8 +52,14 @@ class Scores:
     has_part: np.ndarray  # (images,) bool, whether an image's telling part is known
 
     def __iter__(self) -> Iterator[Self]:
-        """The parts of scores that come at once: one."""
-        yield self
+        """``AT_ONCE`` images at a time, so that what is made of them part by part takes no more memory for more."""
+        for start in range(0, max(1, len(self.names)), AT_ONCE):
+            yield self.at(slice(start, start + AT_ONCE))
+
+    def at(self, images: slice) -> Self:
+        """The scores of these images, no copies."""
+        of = {name: getattr(self, name)[images] for name in ("names", "labels", "has_part")}
+        return replace(self, hist=self.hist[:, images], **of)
 
     def find(self, **wanted: object) -> np.ndarray:
         """The histograms (images, 4, 256) of the one row with these values. UserError unless exactly one has them."""
@@ -118,11 +125,11 @@ def score(
         facts = {"data": dataset.digest, "maps": hashed.hexdigest(), "settings": settings, "size": size}
         parts = parts_folder(folder, "scores", facts)
     found = in_parts(len(dataset), counted, parts, f"scoring {what}", progress)
-    there = found["hist"][:, 0, [metrics.REST, metrics.PART]].any((1, 2))  # object pixels that count
+    there = found["hist"][:, 0, [metrics.REST, metrics.PART]].any((1, 2))  # (images,), object pixels that count
     if not there.all():
         warnings.warn(f"{what}: {(~there).sum()} images without an object left out", stacklevel=2)
     names = [dataset.names[i] for i in np.flatnonzero(there)]
-    hist = np.ascontiguousarray(found.pop("hist").swapaxes(0, 1)[:, there])  # (rows, images, 4, 256)
+    hist = (found["hist"] if there.all() else found.pop("hist")[there]).swapaxes(0, 1)  # (rows, images, 4, 256)
     table = pd.DataFrame(rows, columns=["method", "layer", "scales", "kernel"])
     return Scores(table, hist, names, dataset.labels[there], found["has_part"][there])
 

@@ -80,7 +80,7 @@ def row(method: str, setting: Setting) -> dict[str, object]:
 
 def sweep_table(val: Scores) -> pd.DataFrame:
     """Every setting tried, with the validation IoU (percent, mean over images) at its best threshold."""
-    curves = metrics.iou(val.hist).mean(1)  # rows x 256
+    curves = np.stack([metrics.iou(hist).mean(0) for hist in val.hist])  # rows x 256
     return val.rows.assign(threshold=curves.argmax(1), val_iou=100 * curves.max(1))
 
 
