@@ -39,7 +39,7 @@ BREAKAGES = [
     Breakage(
         "norm missing",
         "localize.py",
-        "return X / _nonzero(_norm(_norm(X, (1,)), (2, 3)))",
+        "return X / top * (1 / _nonzero(torch.linalg.vector_norm(norms, dim=(2, 3), keepdim=True)))",
         "return X",
         "localize",
         LAYERS,
@@ -47,8 +47,8 @@ BREAKAGES = [
     Breakage(
         "norm over the batch",
         "localize.py",
-        "_norm(_norm(X, (1,)), (2, 3))",
-        "_norm(_norm(X, (1,)), (0, 2, 3))",
+        "torch.linalg.vector_norm(norms, dim=(2, 3), keepdim=True)",
+        "torch.linalg.vector_norm(norms, dim=(0, 2, 3), keepdim=True)",
         "localize",
         LAYERS,
     ),
