@@ -210,8 +210,8 @@ def _classes(logits: Tensor, classes: Tensor | Sequence[int] | None) -> Tensor:
     c = c.long()  # some whole types have no least
     if int(c.min()) < 0 or int(c.max()) >= logits.shape[1]:
         raise UserError(f"classes: {int(c.min())}..{int(c.max())} given, 0..{logits.shape[1] - 1} allowed")
-    # A copy, as one made in inference mode cannot be used otherwise. Nothing waits until a GPU has it.
-    return c.to(logits.device, copy=True, non_blocking=True)
+    # A copy, as one made in inference mode cannot be used otherwise. CUDA takes its own of it, and nothing waits.
+    return c.to(logits.device, copy=True, non_blocking=logits.device.type == "cuda")
 
 
 def _grad(values: Tensor, S: Sequence[Tensor], layers: Sequence[str], model: nn.Module, *, again: bool) -> Any:

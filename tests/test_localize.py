@@ -297,7 +297,7 @@ def test_compiled_formulas_get_gradients_in_their_feature_maps_order(monkeypatch
     assert strides[0][0] != strides[0][1] and strides[1] == [strides[0][0]] * 3
 
 
-def test_a_gpu_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_waited_for_once() -> None:
     """Python waits for each value that it reads: two of the classes, which lie on no GPU, and one answer."""
     read: list[object] = []
 

@@ -70,7 +70,8 @@ def raw_maps(
     """The raw maps of every image. The network runs only for parts that ``folder`` does not hold yet.
     Photographs are squashed to round(``size`` * ``scale``) pixels a side, at least 32. With ``given`` the image's
     label is localized (ground-truth known), else the class predicted in the same pass, and with ``classes`` these, one
-    an image. ``precision`` "fast" asks for ``fast.faster``. Each part's name holds all that shapes it."""
+    an image. ``precision`` "fast" asks for ``fast.faster`` and, for many maps, for compiled formulas. Each part's name
+    holds all that shapes it."""
     side = round(size * scale)
     if side < 32:
         raise UserError(f"input side: {side} px (size {size} x scale {scale}) given, at least 32 needed")
