@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -64,13 +64,16 @@ def share(items: Any) -> Any:
     return items[RANK::WORLD]
 
 
-def loader(items: Any, steps: Sequence[Any], device: torch.device) -> DataLoader:
-    """This process's share of the items of each step, as lists; beside a GPU, workers make them ahead.
+def loader(items: Any, steps: Sequence[Any], device: torch.device) -> Iterator[list[Any]]:
+    """The items of each step, as lists; beside a GPU, workers make them ahead, each for four steps at least.
 
     A loader draws a seed for its workers, which dropout must not notice: it gets a generator of its own."""
-    workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
-    own: Any = {"batch_sampler": [share(step) for step in steps], "collate_fn": list, "num_workers": workers}
-    return DataLoader(items, generator=torch.Generator(), **own)
+    workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1, len(steps) // 4)
+    own: Any = {"batch_sampler": steps, "collate_fn": list, "num_workers": workers}
+    try:
+        yield from DataLoader(items, generator=torch.Generator(), **own)
+    except UserError as error:  # of a worker: what it says comes behind its traceback
+        raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from None
 
 
 def wait() -> None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dgl_lib import several
 from dgl_lib.data.images import squash
-from dgl_lib.data.records import Dataset, Subset
+from dgl_lib.data.records import Dataset, Squashed, Subset
 from dgl_lib.errors import UserError
 from dgl_lib.fast import bf16_is_fast, narrow_norms, pick_device
 from dgl_lib.files import set_aside, write_bytes, write_text
@@ -200,7 +200,8 @@ def train_one_epoch(run: Run, train: Dataset, recipe: Recipe, epoch: int, save_e
     device = next(model.parameters()).device
     steps = batches(len(train), recipe.batch_size, recipe.seed, epoch)
     left = steps[run.step - epoch * len(steps) :]  # of a resumed epoch
-    for chosen, crops in zip(left, several.loader(Crops(train, epoch, recipe), left, device), strict=True):
+    ahead = several.loader(Crops(train, epoch, recipe), [several.share(step) for step in left], device)
+    for chosen, crops in zip(left, ahead, strict=True):
         images, labels = zip(*crops, strict=True)
         target = torch.tensor(labels, device=device)  # N
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
@@ -233,8 +234,9 @@ def predict(model: nn.Module, dataset: Dataset, size: int, batch_size: int = 32)
     device = next(model.parameters()).device
     parts = []
     with torch.autocast(device.type, torch.bfloat16, enabled=was_training and bf16_is_fast(device)):
-        for first in range(0, len(dataset), batch_size):
-            images = [dataset.image(i) for i in range(first, min(first + batch_size, len(dataset)))]
+        every = range(len(dataset))
+        steps = [every[first : first + batch_size] for first in every[::batch_size]]
+        for images in several.loader(Squashed(dataset, size), steps, device):
             parts.append(model(preprocess(model, images, size)))  # batch x C
     model.train(was_training)
     return torch.cat(parts).float().cpu()  # N x C

@@ -14,14 +14,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dgl_lib import metrics
+from dgl_lib import metrics, several
 from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import Maps, Scores, choose, raw, raw_maps, report, score
 from dgl_lib.evaluate import scores as module
 from dgl_lib.evaluate.scores import choices, per_image
+from dgl_lib.files import read_arrays
 from dgl_lib.localize import localize
 from dgl_lib.models import SPGPlain, preprocess, spg_plain
+from dgl_lib.training import predict
 
 
 class Toy:
@@ -144,6 +146,35 @@ def test_a_killed_run_computes_only_what_is_missing(model: SPGPlain, tmp_path: P
     assert len(list(tmp_path.iterdir())) == 1 and not list(tmp_path.rglob("*.part"))
 
 
+def test_maps_and_predictions_are_the_same_where_workers_read_ahead(model: SPGPlain, monkeypatch) -> None:
+    data, true, asked = Toy(40), several.loader, []
+
+    def ahead(items: object, steps: list[range], device: torch.device) -> object:
+        asked.append((device.type, len(steps)))
+        return true(items, steps, torch.device("meta"))
+
+    monkeypatch.setattr(raw, "PART", 2)
+    maps, logits = raw_maps(model, data, **WHAT), predict(model, data, 32, batch_size=3)
+    monkeypatch.setattr(several, "loader", ahead)
+    assert equal(raw_maps(model, data, **WHAT), maps) and torch.equal(predict(model, data, 32, batch_size=3), logits)
+    assert asked == [("cpu", 20), ("cpu", 14)]
+
+
+def test_of_several_processes_one_mends_a_damaged_part_before_all_read(
+    model: SPGPlain, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(raw, "PART", 2)
+    expected = raw_maps(model, Toy(7), folder=tmp_path, **WHAT)
+    own, others = (next(tmp_path.rglob(f"part-0000{k}.npz")) for k in (2, 3))
+    own.write_bytes(own.read_bytes()[:100])
+    stamp, whole = others.stat().st_mtime_ns, []
+    monkeypatch.setattr(several, "WORLD", 2)
+    monkeypatch.setattr(several, "wait", lambda: whole.append(bool(read_arrays(own))))
+    with pytest.warns(UserWarning, match="part-00002.npz is damaged"):
+        assert equal(raw_maps(model, Toy(7), folder=tmp_path, **WHAT), expected)
+    assert whole == [True] and others.stat().st_mtime_ns == stamp
+
+
 def test_what_is_too_large_for_memory_lies_in_a_file_and_gives_the_same_scores(
     model: SPGPlain, tmp_path: Path, monkeypatch
 ) -> None:
@@ -175,7 +206,8 @@ def test_scores_of_many_images_are_reported_part_by_part(model: SPGPlain, monkey
 def test_memory_does_not_grow_with_the_images_where_they_lie_in_a_file(tmp_path: Path, monkeypatch) -> None:
     def peak(count: int) -> int:
         tracemalloc.start()
-        made = raw.in_parts(count, lambda part: {"m": np.ones((len(part), 20_000))}, tmp_path / f"{count}", "", False)
+        ones = lambda parts: ({"m": np.ones((len(part), 20_000))} for part in parts)  # noqa: E731
+        made = raw.in_parts(count, ones, tmp_path / f"{count}", "", False)
         assert made["m"].shape == (count, 20_000) and made["m"].all()
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -68,6 +68,33 @@ def test_shares_fit_together(count: int, world: int) -> None:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+class Numbered:
+    """Each item tells who made it. The thirteenth is broken."""
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        if index == 13:
+            raise UserError("13.jpg: no such file")
+        return index, os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "workers"), [("cpu", 8, 0), ("meta", 3, 0), ("meta", 6, 1), ("meta", 8, 2)]
+)
+def test_beside_a_gpu_workers_make_many_items_ahead(device: str, count: int, workers: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    steps = [range(k, k + 1 + k % 2) for k in range(count)]
+    made = list(several.loader(Numbered(), steps, torch.device(device)))
+    assert [[index for index, _ in step] for step in made] == [list(step) for step in steps]
+    processes = {process for step in made for _, process in step}
+    assert len(processes) == max(1, workers) and (os.getpid() in processes) == (workers == 0)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_a_worker_refuses_is_told_in_one_line(device: str) -> None:
+    with pytest.raises(UserError, match=r"^13\.jpg: no such file$"):
+        list(several.loader(Numbered(), [[index] for index in range(20)], torch.device(device)))
+
+
 def test_rows_come_back_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven rows of three processes, of which the last two have one row less than the first."""
     rows = torch.arange(14.0).reshape(7, 2)

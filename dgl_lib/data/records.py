@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from dgl_lib.data.images import squash
 from dgl_lib.errors import UserError
 
 
@@ -67,6 +68,17 @@ class Subset(Dataset):
     def digest(self) -> str:
         """SHA-256 of the whole set's digest and the chosen names or, if they are shuffled, the labels."""
         return hashlib.sha256("\n".join([self.dataset.digest, *self._changed]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Squashed:
+    """The photographs of ``dataset`` squashed to ``size`` pixels, for a loader whose workers decode ahead."""
+
+    dataset: Dataset
+    size: int
+
+    def __getitem__(self, index: int) -> np.ndarray:  # (size, size, 3) uint8
+        return squash(self.dataset.image(index), self.size)
 
 
 class Shuffled(Subset):

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -17,10 +17,10 @@ from torch import nn
 from tqdm import tqdm
 
 from dgl_lib import several
-from dgl_lib.data.records import Dataset
+from dgl_lib.data.records import Dataset, Squashed
 from dgl_lib.errors import UserError
 from dgl_lib.fast import compiling_pays, faster, pick_device
-from dgl_lib.files import kept, key_of, write_text
+from dgl_lib.files import kept, key_of, read_arrays, write_arrays, write_text
 from dgl_lib.localize import CONTROLS, METHODS, READINGS, localize
 from dgl_lib.models import Classifier, digest, preprocess
 
@@ -96,10 +96,13 @@ def raw_maps(
     # A GPU takes a million pixels at once, which are about 5 GB on every layer. A quarter of that keeps a CPU busy.
     batch = min(PART, max(2, (2**18 if pick_device(device).type == "cpu" else 2**20) // side**2))
 
-    def part(indices: range) -> dict[str, np.ndarray]:
+    def made(those: Sequence[range]) -> Iterator[dict[str, np.ndarray]]:
+        steps = [part[i : i + batch] for part in those for i in range(0, len(part), batch)]
+        ends = {part.stop for part in those}
         found = defaultdict(list)
-        for few in (indices[i : i + batch] for i in range(0, len(indices), batch)):
-            images = preprocess(own, [dataset.image(i) for i in few], side)  # (batch, 3, side, side)
+        ahead = several.loader(Squashed(dataset, side), steps, pick_device(device))
+        for few, photographs in zip(steps, ahead, strict=True):
+            images = preprocess(own, photographs, side)  # (batch, 3, side, side)
             asked = torch.from_numpy(wanted[list(few)]) if facts["given"] else None
             with warnings.catch_warnings(action="ignore"):  # that CAM has one layer is said where the table is read
                 out = localize(own, images, asked, layers, methods, **how)
@@ -108,9 +111,10 @@ def raw_maps(
             for method, by_layer in out.maps.items():
                 for layer, m in by_layer.items():
                     found[f"{method}|{layer}"].append(m.cpu().numpy())  # (batch, h, w)
-        return {key: np.concatenate(pieces) for key, pieces in found.items()}
+            if few.stop in ends:
+                yield {key: np.concatenate(found.pop(key)) for key in list(found)}
 
-    whole = in_parts(len(dataset), part, parts, f"{dataset.name} {dataset.split}, {side} px", progress)
+    whole = in_parts(len(dataset), made, parts, f"{dataset.name} {dataset.split}, {side} px", progress)
     model.cpu()
     logits, predicted = whole.pop("logits"), whole.pop("classes")
     return Maps({(name, at): m for key, m in whole.items() for name, at in [key.split("|")]}, logits, predicted)
@@ -155,21 +159,34 @@ def parts_folder(folder: str | Path, kind: str, facts: Mapping[str, Any]) -> Pat
 
 
 def in_parts(
-    count: int, make: Callable[[range], dict[str, np.ndarray]], folder: Path | None, what: str, progress: bool
+    count: int,
+    make: Callable[[Sequence[range]], Iterable[dict[str, np.ndarray]]],
+    folder: Path | None,
+    what: str,
+    progress: bool,
 ) -> dict[str, np.ndarray]:
-    """``make`` for all images, ``PART`` at a time, joined along axis 0. What ``folder`` holds is not made again.
-    More than ``IN_MEMORY`` lies in a file there, image by image and read-only, which ends with this process."""
+    """What ``make`` gives for all images, ``PART`` at a time and in order, joined along axis 0. What ``folder`` holds
+    is not made again. More than ``IN_MEMORY`` lies in a file there, image by image and read-only, which ends with this
+    process."""
+    parts = [range(start, min(start + PART, count)) for start in range(0, count, PART)]
+    bar: Any = partial(tqdm, desc=what, unit="part", disable=not progress)
+    if folder is None:
+        pieces = iter(bar(make(parts), total=len(parts)))
+    else:
+        files = {part: folder / f"part-{k:05d}.npz" for k, part in enumerate(parts)}
 
-    def piece(start: int) -> dict[str, np.ndarray]:
-        part = partial(make, range(start, min(start + PART, count)))
-        return part() if folder is None else kept(folder / f"part-{start // PART:05d}.npz", part)
+        def stored(part: range) -> dict[str, np.ndarray]:
+            return kept(files[part], lambda: next(iter(make([part]))))
 
-    starts = range(0, count, PART)
-    if folder is not None and several.WORLD > 1:  # each process makes its share, and then all read all
-        for start in several.share(starts):
-            piece(start)
+        # Each process makes what lacks of its share, and then all read all. One process meets a damaged part there.
+        there: Callable[[Path], object] = Path.exists if several.WORLD == 1 else read_arrays
+        mine = several.share(parts)
+        missing = [part for part in mine if not there(files[part])]
+        made = bar(make(missing), total=len(mine), initial=len(mine) - len(missing))
+        for part, arrays in zip(missing, made, strict=True):
+            write_arrays(files[part], arrays)
         several.wait()
-    pieces = map(piece, tqdm(starts, desc=what, unit="part", disable=not progress))
+        pieces = map(stored, parts)
     first = next(pieces)
     image = np.dtype([(key, values.dtype, values.shape[1:]) for key, values in first.items()], align=True)
     if folder is None or count * image.itemsize <= IN_MEMORY:

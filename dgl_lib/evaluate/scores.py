@@ -112,9 +112,10 @@ def score(
     rows = [(*pair, name_scales(scales), kernel) for pair in pairs for scales, kernel in settings]
     rows += [(name, "", "", 0.0) for name in BASELINES]
 
-    def counted(indices: range) -> dict[str, np.ndarray]:
-        images = [_histograms(dataset[i], i, maps, settings, size) for i in indices]
-        return {name: np.array([counts[name] for counts in images]) for name in images[0]}
+    def counted(those: Sequence[range]) -> Iterator[dict[str, np.ndarray]]:
+        for part in those:
+            images = [_histograms(dataset[i], i, maps, settings, size) for i in part]
+            yield {name: np.array([counts[name] for counts in images]) for name in images[0]}
 
     parts = None
     if folder is not None:  # hashing takes a while
