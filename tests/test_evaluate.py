@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from dataclasses import replace as changed
 from functools import partial
@@ -187,7 +188,7 @@ def test_what_is_too_large_for_memory_lies_in_a_file_and_gives_the_same_scores(
     found = score(data, {1.0: on_disk}, settings, folder=tmp_path)
     assert equal(on_disk, maps)
     assert np.array_equal(found.hist, scores.hist) and np.array_equal(found.has_part, scores.has_part)
-    assert isinstance(on_disk.maps["dgl", "add1"], np.memmap) and isinstance(found.hist, np.memmap)
+    assert isinstance(on_disk.maps["dgl", "add1"], np.memmap) and isinstance(found.hist[0], np.memmap)
     pd.testing.assert_frame_equal(report(found, found), report(scores, scores))
     assert len(list(tmp_path.iterdir())) == 2  # both found the stored parts
     assert {file.name.split("-")[0] for file in tmp_path.rglob("*.*")} == {"facts.json", "part"}
@@ -199,7 +200,7 @@ def test_scores_of_many_images_are_reported_part_by_part(model: SPGPlain, monkey
     whole = report(scores, scores)
     monkeypatch.setattr(module, "AT_ONCE", 2)
     assert [part.names for part in scores] == [["0", "1"], ["2", "3"], ["4"]]
-    assert all(np.shares_memory(part.hist, scores.hist) for part in scores)
+    assert all(np.shares_memory(*both) for part in scores for both in zip(part.hist, scores.hist, strict=True))
     pd.testing.assert_frame_equal(report(scores, scores), whole)
 
 
@@ -300,7 +301,7 @@ def by_hand(maps: list[np.ndarray], kernel: int, size: tuple[int, int]) -> np.nd
 def test_scores_are_those_of_a_pipeline_by_hand() -> None:
     data, maps = Toy(2), {1.0: toy_maps(4), 2.0: toy_maps(7)}
     scores = score(data, maps, SETTINGS)
-    assert len(scores.rows) == 2 * 3 + 2 and scores.hist.shape == (8, 2, 4, 256) and scores.has_part.all()
+    assert len(scores.rows) == 2 * 3 + 2 and np.shape(scores.hist) == (8, 2, 4, 256) and scores.has_part.all()
     for method in ("dgl", "cam"):
         for scales, kernel in SETTINGS:
             found = scores.find(method=method, layer="add1", scales="+".join(f"{s:g}" for s in scales), kernel=kernel)
@@ -325,8 +326,8 @@ def test_the_trivial_baselines_come_along() -> None:
 
 def test_scores_at_the_inputs_size() -> None:
     scores = score(Toy(2), {1.0: toy_maps(4)}, size=10)
-    assert (scores.hist.sum((2, 3)) == 100).all()
-    assert (score(Toy(2), {1.0: toy_maps(4)}).hist.sum((2, 3)) == 600).all()
+    assert (np.sum(scores.hist, (2, 3)) == 100).all()
+    assert (np.sum(score(Toy(2), {1.0: toy_maps(4)}).hist, (2, 3)) == 600).all()
 
 
 def test_what_cannot_be_scored_is_refused(monkeypatch) -> None:
@@ -344,6 +345,15 @@ def test_what_cannot_be_scored_is_refused(monkeypatch) -> None:
     with pytest.raises(UserError, match="different images"):
         scores.join(changed(scores, names=["x", "y"]))
     assert len(scores.join(scores).rows) == len(scores.rows)  # a row that both have stands once
+
+
+def test_joined_scores_are_no_copies() -> None:
+    one, other = (score(Toy(2), {1.0: toy_maps(4)}, [((1.0,), kernel)]) for kernel in (0.0, 0.1))
+    joined = one.join(other)
+    own = other.rows["kernel"] == 0.1
+    assert joined.rows["kernel"].tolist() == [*one.rows["kernel"], *other.rows["kernel"][own]]
+    pairs = zip(joined.hist, [*one.hist, *itertools.compress(other.hist, own)], strict=True)
+    assert own.any() and all(np.shares_memory(*pair) and np.array_equal(*pair) for pair in pairs)
 
 
 def same(a: Scores, b: Scores) -> bool:
@@ -381,7 +391,7 @@ def test_an_object_of_which_every_pixel_is_ignored_is_none(dtype: type, size: in
         scores = score(Ignored(3), {1.0: toy_maps(4, count=3)}, size=size)
     assert scores.names == ["0", "2"]
     same_images = score(Toy(3), {1.0: toy_maps(4, count=3)}, size=size)
-    assert np.array_equal(scores.hist, same_images.hist[:, [0, 2]])
+    assert np.array_equal(scores.hist, [hist[[0, 2]] for hist in same_images.hist])
 
 
 def test_masks_of_another_size_are_resized_once() -> None:
@@ -395,9 +405,9 @@ def test_masks_of_another_size_are_resized_once() -> None:
             return changed(record, part=None, stored=([stored, stored.T], ignored))
 
     scores = score(Stored(1), {1.0: toy_maps(4, count=1)}, size=8)
-    assert scores.hist.sum(-1)[0, 0].tolist() == [0, 48, 0, 16]
+    assert scores.hist[0][0].sum(-1).tolist() == [0, 48, 0, 16]
     own = score(Stored(1), {1.0: toy_maps(4, count=1)})  # at the photograph's size its masks are there already
-    assert own.hist.sum(-1)[0, 0, metrics.REST] == Toy(1)[0].mask.sum()
+    assert own.hist[0][0, metrics.REST].sum() == Toy(1)[0].mask.sum()
 
 
 @pytest.mark.filterwarnings("ignore:.*1 images without an object left out")
@@ -405,7 +415,7 @@ def test_a_killed_scoring_computes_only_what_is_missing(tmp_path: Path, monkeypa
     monkeypatch.setattr(raw, "PART", 2)
     maps = {1.0: toy_maps(4, count=7), 2.0: toy_maps(7, count=7)}
     expected = score(Watched(), maps, SETTINGS)
-    assert expected.names == ["0", "1", "3", "4", "5", "6"] and expected.hist.shape == (8, 6, 4, 256)
+    assert expected.names == ["0", "1", "3", "4", "5", "6"] and np.shape(expected.hist) == (8, 6, 4, 256)
     killed, again, third = Watched(dies_at=5), Watched(), Watched()
     with pytest.raises(KeyboardInterrupt):
         score(killed, maps, SETTINGS, folder=tmp_path)
@@ -501,8 +511,8 @@ def test_the_gain_is_paired_and_each_at_its_own_threshold() -> None:
     a, b = two_levels(200, 100, images=30), two_levels(200, 100, images=30)
     for i, missed in enumerate(draw.integers(0, 18, size=30)):
         for scores, more in ((a, 0), (b, 2)):
-            scores.hist[0, i, metrics.REST, 200] -= missed + more
-            scores.hist[0, i, metrics.REST, 0] += missed + more
+            scores.hist[0][i, metrics.REST, 200] -= missed + more
+            scores.hist[0][i, metrics.REST, 0] += missed + more
     both = named(a, "dgl").join(named(b, "cam"))
     interval = gain(both, "dgl", "cam")
     assert interval.mean == pytest.approx(8) and interval.low == pytest.approx(8) == interval.high

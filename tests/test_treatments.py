@@ -7,7 +7,7 @@ import pytest
 
 from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
-from dgl_lib.evaluate import Maps, choose, score, treatments
+from dgl_lib.evaluate import Maps, choose, score, scores, treatments
 from dgl_lib.evaluate.scores import SINGLE
 from dgl_lib.evaluate.treatments import TREATMENTS
 from dgl_lib.metrics import iou
@@ -232,7 +232,19 @@ def test_scores_at_another_size(study):
     chosen = {"dgl": study["chosen"]["dgl"]}
     found = treatments.score_chosen(study["data"], study["maps"], chosen, size=2 * SIDE)
     assert set(found.rows["method"]) == {"dgl", "whole_image", "centred_gaussian"}
-    assert (found.hist.sum((2, 3)) == (2 * SIDE) ** 2).all()
+    assert (np.sum(found.hist, (2, 3)) == (2 * SIDE) ** 2).all()
+
+
+def test_what_a_folder_keeps_is_not_scored_again(study, tmp_path, monkeypatch):
+    data, maps = study["data"], study["maps"]
+    asked = [1.0, 1.5], [0.05, 0.2]
+    found = [treatments.search(data, maps, *asked, folder=tmp_path)]
+    found.append((treatments.score_chosen(data, maps, study["chosen"], folder=tmp_path), study["chosen"]))
+    monkeypatch.setattr(scores, "_histograms", None)
+    again = [treatments.search(data, maps, *asked, folder=tmp_path)]
+    again.append((treatments.score_chosen(data, maps, study["chosen"], folder=tmp_path), study["chosen"]))
+    for (one, chosen), (other, also) in zip(found, again, strict=True):
+        assert chosen == also and one.rows.equals(other.rows) and np.array_equal(one.hist, other.hist)
 
 
 def test_curve_is_in_percent(study):

@@ -40,7 +40,8 @@ def with_parts(val: Scores, test: Scores, at_least: int = 30) -> tuple[Scores, s
     images, where = (test, "test") if test.has_part.sum() >= at_least else (val, "validation")
     keep = np.flatnonzero(images.has_part)
     names = [images.names[i] for i in keep]
-    return Scores(images.rows, images.hist[:, keep], names, images.labels[keep], images.has_part[keep]), where
+    hist = [of_row[keep] for of_row in images.hist]
+    return Scores(images.rows, hist, names, images.labels[keep], images.has_part[keep]), where
 
 
 def image_table(val: Scores, test: Scores, classes: Sequence[str]) -> pd.DataFrame:

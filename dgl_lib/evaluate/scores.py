@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import compress, groupby
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -46,7 +46,7 @@ class Scores:
     """Histograms of every row (method, layer and setting) on every image."""
 
     rows: pd.DataFrame  # columns method, layer, scales, kernel
-    hist: np.ndarray  # (rows, images, 4, 256) int32, rows as ``metrics.histograms``
+    hist: Sequence[np.ndarray]  # of each row, (images, 4, 256) int32: ``metrics.histograms`` of every image
     names: list[str]  # of the images
     labels: np.ndarray  # (images,) int64
     has_part: np.ndarray  # (images,) bool, whether an image's telling part is known
@@ -59,7 +59,7 @@ class Scores:
     def at(self, images: slice) -> Self:
         """The scores of these images, no copies."""
         of = {name: getattr(self, name)[images] for name in ("names", "labels", "has_part")}
-        return replace(self, hist=self.hist[:, images], **of)
+        return replace(self, hist=[hist[images] for hist in self.hist], **of)
 
     def find(self, **wanted: object) -> np.ndarray:
         """The histograms (images, 4, 256) of the one row with these values. UserError unless exactly one has them."""
@@ -69,12 +69,12 @@ class Scores:
         return self.hist[found[0]]
 
     def join(self, other: Self) -> Self:
-        """The rows of both, of the same images. A row that both have stands once. UserError: other images."""
+        """The rows of both, no copies. A row that both have stands once. UserError: they are of other images."""
         if self.names != other.names:
             raise UserError("scores of different images cannot stand in one table")
         new = ~pd.MultiIndex.from_frame(other.rows).isin(pd.MultiIndex.from_frame(self.rows))
         rows = pd.concat([self.rows, other.rows[new]], ignore_index=True)
-        return replace(self, rows=rows, hist=np.concatenate([self.hist, other.hist[new]]))
+        return replace(self, rows=rows, hist=[*self.hist, *compress(other.hist, new)])
 
     def table(self, chosen: Choices) -> pd.DataFrame:
         """One row an image, method, layer and setting: the image's scores at the threshold that is chosen.
@@ -130,9 +130,9 @@ def score(
     if not there.all():
         warnings.warn(f"{what}: {(~there).sum()} images without an object left out", stacklevel=2)
     names = [dataset.names[i] for i in np.flatnonzero(there)]
-    hist = (found["hist"] if there.all() else found.pop("hist")[there]).swapaxes(0, 1)  # (rows, images, 4, 256)
+    hist = found["hist"] if there.all() else found.pop("hist")[there]  # (images, rows, 4, 256)
     table = pd.DataFrame(rows, columns=["method", "layer", "scales", "kernel"])
-    return Scores(table, hist, names, dataset.labels[there], found["has_part"][there])
+    return Scores(table, list(hist.swapaxes(0, 1)), names, dataset.labels[there], found["has_part"][there])
 
 
 def _histograms(
@@ -221,7 +221,8 @@ def report(val: Iterable[Scores], test: Iterable[Scores]) -> pd.DataFrame:
         cells = part.table(chosen)[[*MEASURES]].to_numpy()
         values.append(cells.reshape(len(part.rows), len(part.names), len(MEASURES)))
         curves = curves + np.stack([metrics.iou(hist).sum(0) for hist in part.hist])  # rows x 256
-        pooled, rows = pooled + part.hist.sum(1), cast(list[Any], part.rows.to_dict("records"))
+        pooled = pooled + np.stack([hist.sum(0) for hist in part.hist])  # rows x 4 x 256
+        rows = cast(list[Any], part.rows.to_dict("records"))
     for row, cells, curve, hist in zip(rows, np.concatenate(values, axis=1), curves, pooled, strict=True):
         t, val_iou = chosen[tuple(row.values())]
         found, peak = metrics.bootstrap(cells[:, 0]), metrics.Curve(curve / len(cells))

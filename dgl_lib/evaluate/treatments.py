@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import astuple, replace
-from functools import partial, reduce
+from functools import reduce
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,19 +51,20 @@ def candidates(by_scale: dict[float, Maps], layer: str) -> dict[float, Maps]:
 
 
 def search(
-    dataset: Dataset, maps: dict[float, Maps], scales: Sequence[float], kernels: Sequence[float], progress: bool = False
+    dataset: Dataset, maps: dict[float, Maps], scales: Sequence[float], kernels: Sequence[float], **options: Any
 ) -> tuple[Scores, Chosen]:
     """Choose every method's scales and kernel on the validation part, by mean IoU at the best threshold.
     First the scales, without closing. Then the kernel, for the single scale and for the scales found. Closing is the
     slowest step by far, so the full grid is not tried. Where settings tie, the smaller set or kernel is kept. Returned
-    are the scores of all settings tried, trivial baselines included, and the four settings chosen for each method."""
+    are the scores of all settings tried, trivial baselines included, and the four settings chosen for each method.
+    ``options`` are ``folder`` and ``progress`` of ``score``."""
     sets, sizes = scale_sets(scales), closing_kernels(kernels)
-    found = score(dataset, maps, [(SINGLE, 0.0), *((s, 0.0) for s in sets)], progress=progress)
+    found = score(dataset, maps, [(SINGLE, 0.0), *((s, 0.0) for s in sets)], **options)
     chosen: Chosen = {}
     for method in dict.fromkeys(method for method, _ in next(iter(maps.values())).maps):
         several = best(found, method, [(s, 0.0) for s in sets])[0]
         closing, both = ([(s, k) for k in sizes] for s in (SINGLE, several))
-        found = found.join(score(dataset, maps, closing + both, methods=[method], progress=progress))
+        found = found.join(score(dataset, maps, closing + both, methods=[method], **options))
         of = (SINGLE, 0.0), best(found, method, closing), (several, 0.0), best(found, method, both)
         chosen[method] = dict(zip(TREATMENTS, of, strict=True))
     return found, chosen
@@ -84,12 +86,10 @@ def sweep_table(val: Scores) -> pd.DataFrame:
     return val.rows.assign(threshold=curves.argmax(1), val_iou=100 * curves.max(1))
 
 
-def score_chosen(
-    dataset: Dataset, maps: dict[float, Maps], chosen: Chosen, *, size: int | None = None, progress: bool = False
-) -> Scores:
-    """Every method under its four settings, and the trivial baselines; ``size`` as for ``score``."""
-    how = partial(score, dataset, maps, size=size, progress=progress)
-    return reduce(Scores.join, (how(list(by.values()), methods=[method]) for method, by in chosen.items()))
+def score_chosen(dataset: Dataset, maps: dict[float, Maps], chosen: Chosen, **options: Any) -> Scores:
+    """Every method under its four settings, and the trivial baselines; ``options`` as for ``score``."""
+    found = (score(dataset, maps, list(by.values()), methods=[m], **options) for m, by in chosen.items())
+    return reduce(Scores.join, found)
 
 
 def report_table(val: Scores, test: Scores, chosen: Chosen) -> pd.DataFrame:

@@ -214,8 +214,8 @@ def _by_scale(it: Measured, pairs: list[tuple[str, str]]) -> list[dict[float, Ma
 
 def _treatments(it: Measured, by_scale: list[dict[float, Maps]]) -> pd.DataFrame:
     """Every score of CAM and DGL untreated, at several scales (MS), and closed as well (MS+MC), against untreated."""
-    val, chosen = treatments.search(it.val, by_scale[0], it.profile.scales, it.profile.kernels, progress=it.progress)
-    test = treatments.score_chosen(it.test, by_scale[1], chosen, progress=it.progress)
+    val, chosen = treatments.search(it.val, by_scale[0], it.profile.scales, it.profile.kernels, **it.kept)
+    test = treatments.score_chosen(it.test, by_scale[1], chosen, **it.kept)
     table = treatments.report_table(val, test, chosen).query("treatment != 'MC'").reset_index(drop=True)
     table["kind"] = np.where(table["treatment"] == "", "baseline", "method")
     by = ["method", "layer", "scales", "kernel"]
@@ -383,8 +383,8 @@ def every_effect(it: Measured) -> pd.DataFrame:
 
 def _effects(it: Measured, profile: Profile, model: Classifier) -> dict[str, np.ndarray]:
     val_maps, test_maps = _by_scale(it, [("dgl", profile.layer)])
-    val, chosen = treatments.search(it.val, val_maps, profile.scales, profile.kernels, progress=it.progress)
-    test = treatments.score_chosen(it.test, test_maps, chosen, progress=it.progress)
+    val, chosen = treatments.search(it.val, val_maps, profile.scales, profile.kernels, **it.kept)
+    test = treatments.score_chosen(it.test, test_maps, chosen, **it.kept)
     model.to(pick_device(profile.device))
     images = (preprocess(model, [it.test.image(i)], profile.image_size)[0] for i in range(len(it.test)))
     how: dict[str, Any] = {"alpha": profile.alpha, "rule": profile.rule, "progress": it.progress}
