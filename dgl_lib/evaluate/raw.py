@@ -25,7 +25,7 @@ from dgl_lib.localize import CONTROLS, METHODS, READINGS, localize
 from dgl_lib.models import Classifier, digest, preprocess
 
 FORMAT = 1  # raised when what a stored part holds changes its meaning, so that old parts are not taken for new ones
-IN_MEMORY = 2**30  # bytes
+IN_MEMORY = 2**27  # bytes
 PART = 16  # images a stored part: what a kill can lose at the most
 Pair = tuple[str, str]  # method and layer
 ByPair = Mapping[Pair, np.ndarray]

@@ -115,7 +115,9 @@ def score(
     def counted(those: Sequence[range]) -> Iterator[dict[str, np.ndarray]]:
         for part in those:
             images = [_histograms(dataset[i], i, maps, settings, size) for i in part]
-            yield {name: np.array([counts[name] for counts in images]) for name in images[0]}
+            every = {name: np.array([counts[name] for counts in images]) for name in images[0]}
+            there = every["hist"][:, 0, [metrics.REST, metrics.PART]].any((1, 2))  # (images,), object pixels that count
+            yield {name: values[there] for name, values in every.items()}
 
     parts = None
     if folder is not None:  # hashing takes a while
@@ -124,21 +126,21 @@ def score(
             hashed.update(f"{scale} {pair} {m.shape} {m.dtype}".encode())
             hashed.update(np.ascontiguousarray(m).data)
         facts = {"data": dataset.digest, "maps": hashed.hexdigest(), "settings": settings, "size": size}
+        facts["images"] = "with an object"  # parts that were kept before hold the others too
         parts = parts_folder(folder, "scores", facts)
     found = in_parts(len(dataset), counted, parts, f"scoring {what}", progress)
-    there = found["hist"][:, 0, [metrics.REST, metrics.PART]].any((1, 2))  # (images,), object pixels that count
-    if not there.all():
-        warnings.warn(f"{what}: {(~there).sum()} images without an object left out", stacklevel=2)
-    names = [dataset.names[i] for i in np.flatnonzero(there)]
-    hist = found["hist"] if there.all() else found.pop("hist")[there]  # (images, rows, 4, 256)
+    image = found["image"]
+    if left_out := len(dataset) - len(image):
+        warnings.warn(f"{what}: {left_out} images without an object left out", stacklevel=2)
     table = pd.DataFrame(rows, columns=["method", "layer", "scales", "kernel"])
-    return Scores(table, list(hist.swapaxes(0, 1)), names, dataset.labels[there], found["has_part"][there])
+    hist = list(found["hist"].swapaxes(0, 1))  # rows, (images, 4, 256) each
+    return Scores(table, hist, [dataset.names[i] for i in image], dataset.labels[image], found["has_part"])
 
 
 def _histograms(
     record: Record, i: int, maps: dict[float, Maps], settings: Sequence[Setting], size: int | None
 ) -> dict[str, Any]:
-    """Image i's histograms (rows, 4, 256) int32, and whether its part is known."""
+    """Image i's histograms (rows, 4, 256) int32, and whether its part is known, with its number."""
 
     def sized(pixels: np.ndarray | None) -> np.ndarray | None:
         if pixels is None or size is None:
@@ -166,7 +168,7 @@ def _histograms(
                 hist[k * len(settings) + j] = metrics.histograms(q, mask, ignore, part)
     for row, baseline in enumerate(BASELINES.values(), start=-len(BASELINES)):
         hist[row] = metrics.histograms(to_uint8(baseline(mask.shape)), mask, ignore, part)
-    return {"hist": hist, "has_part": part is not None}
+    return {"hist": hist, "has_part": part is not None, "image": i}
 
 
 def each_image(count: int, of: Callable[[int], Any], what: str, progress: bool) -> list[Any]:
@@ -215,20 +217,23 @@ def report(val: Iterable[Scores], test: Iterable[Scores]) -> pd.DataFrame:
     iou_pooled; miou, precision, recall_part and recall_rest, means over images; and test_peak, which LID's protocol
     takes, with its test_peak_threshold chosen on test."""
     chosen, values, table = choices(val), [], []
+    sums: Any = 0
+    counts: Any = 0
     pooled: Any = 0
     curves: Any = 0
     for part in test:
-        cells = part.table(chosen)[[*MEASURES]].to_numpy()
-        values.append(cells.reshape(len(part.rows), len(part.names), len(MEASURES)))
+        cells = part.table(chosen)[[*MEASURES]].to_numpy().reshape(len(part.rows), len(part.names), len(MEASURES))
+        values.append(cells[..., 0].copy())  # rows x images, of IoU
+        sums, counts = sums + np.nansum(cells, 1), counts + np.isfinite(cells).sum(1)  # rows x measures
         curves = curves + np.stack([metrics.iou(hist).sum(0) for hist in part.hist])  # rows x 256
         pooled = pooled + np.stack([hist.sum(0) for hist in part.hist])  # rows x 4 x 256
         rows = cast(list[Any], part.rows.to_dict("records"))
-    for row, cells, curve, hist in zip(rows, np.concatenate(values, axis=1), curves, pooled, strict=True):
+    means = np.where(counts, sums, np.nan) / counts.clip(1)  # a part may be known of no image
+    for row, iou, mean, curve, hist in zip(rows, np.concatenate(values, axis=1), means, curves, pooled, strict=True):
         t, val_iou = chosen[tuple(row.values())]
-        found, peak = metrics.bootstrap(cells[:, 0]), metrics.Curve(curve / len(cells))
+        found, peak = metrics.bootstrap(iou), metrics.Curve(curve / len(iou))
         row |= {"threshold": t, "val_iou": 100 * val_iou, "iou": found.mean, "low": found.low, "high": found.high}
         row |= {"iou_pooled": 100 * metrics.iou(hist)[t]}
-        for name, of_images in zip([*MEASURES][1:], cells.T[1:], strict=True):
-            row[name] = np.nanmean(of_images) if np.isfinite(of_images).any() else np.nan
+        row |= dict(zip([*MEASURES][1:], mean[1:], strict=True))
         table.append(row | {"test_peak": 100 * peak.peak, "test_peak_threshold": peak.threshold})
     return pd.DataFrame(table)
