@@ -156,6 +156,11 @@ def test_what_reaches_the_study(runner: SimpleNamespace) -> None:
         (UserError("epochs: 0 given, 1 or more allowed"), 2, "error: epochs: 0 given, 1 or more allowed\n"),
         (OSError(28, "No space left on device", "a.png"), 2, "error: [Errno 28] No space left on device: 'a.png'\n"),
         (KeyboardInterrupt(), 130, "\ninterrupted; the same command continues where it stood\n"),  # below ^C
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            2,
+            "error: DataLoader worker (pid 7) is killed by signal: Killed; the same command continues where it stood\n",
+        ),
     ],
 )
 def test_what_goes_wrong_is_one_line(
@@ -168,6 +173,15 @@ def test_what_goes_wrong_is_one_line(
     assert dgl("study", "quick") == (status, "", said)
     monkeypatch.setattr("dgl_lib.app.networks.open_network", fail)  # localizing does not go on where it was
     assert dgl("localize", "a.jpg") == (status, "", said.replace("; the same command continues where it stood", ""))
+
+
+def test_a_mistake_of_ours_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("dgl_lib.study.runner.run", fail)
+    with pytest.raises(RuntimeError, match=r"^ours$"):
+        dgl("study", "quick")
 
 
 # Networks and data

@@ -351,7 +351,9 @@ def compare(a: Path, b: Path, digits: int) -> None:
 
 
 def main() -> None:
-    """Entry point. A user's mistake, an unusable file, a warning or an interrupt prints one line on stderr."""
+    """Entry point. A user's mistake, an unusable file, a killed worker, a warning or an interrupt prints one line on
+    stderr."""
+    again = "; the same command continues where it stood" if sys.argv[1:2] in RESUMED else ""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
@@ -374,7 +376,11 @@ def main() -> None:
     except (UserError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):  # how torch says that one of them was killed
+            raise
+        click.echo(f"error: {str(error).strip(' .')}{again}", err=True)
+        sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        again = "; the same command continues where it stood"
-        click.echo(f"\ninterrupted{again if sys.argv[1:2] in RESUMED else ''}", err=True)
+        click.echo(f"\ninterrupted{again}", err=True)
         sys.exit(130)
