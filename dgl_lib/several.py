@@ -20,6 +20,9 @@ from dgl_lib.errors import UserError
 
 #: How many processes there are, and which of them this is, as torchrun says.
 WORLD, RANK = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+HERE = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes on this machine
+#: The processor cores that this process may use.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
@@ -30,8 +33,7 @@ def fabric() -> Any:
     except ImportError:
         raise UserError("several processes need Lightning Fabric: pip install lightning-fabric") from None
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every process
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    own = Fabric(devices=here, num_nodes=WORLD // here, strategy="ddp")
+    own = Fabric(devices=HERE, num_nodes=WORLD // HERE, strategy="ddp")
     own.launch()
     return own
 
@@ -65,10 +67,10 @@ def share(items: Any) -> Any:
 
 
 def loader(items: Any, steps: Sequence[Any], device: torch.device) -> Iterator[list[Any]]:
-    """The items of each step, as lists; beside a GPU, workers make them ahead, each for four steps at least.
+    """The items of each step, as lists; beside a GPU, up to eight workers make them ahead, each for four steps or more.
 
     A loader draws a seed for its workers, which dropout must not notice: it gets a generator of its own."""
-    workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1, len(steps) // 4)
+    workers = 0 if device.type == "cpu" else min(8, CORES // HERE, len(steps) // 4)
     own: Any = {"batch_sampler": steps, "collate_fn": list, "num_workers": workers}
     try:
         yield from DataLoader(items, generator=torch.Generator(), **own)

@@ -81,12 +81,20 @@ class Numbered:
     ("device", "count", "workers"), [("cpu", 8, 0), ("meta", 3, 0), ("meta", 6, 1), ("meta", 8, 2)]
 )
 def test_beside_a_gpu_workers_make_many_items_ahead(device: str, count: int, workers: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(several, "CORES", 4)
     steps = [range(k, k + 1 + k % 2) for k in range(count)]
     made = list(several.loader(Numbered(), steps, torch.device(device)))
     assert [[index for index, _ in step] for step in made] == [list(step) for step in steps]
     processes = {process for step in made for _, process in step}
     assert len(processes) == max(1, workers) and (os.getpid() in processes) == (workers == 0)
+
+
+@pytest.mark.parametrize("here", [1, 2, 4, 8])
+def test_processes_of_one_machine_share_its_cores(here: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(several, "CORES", 4)
+    monkeypatch.setattr(several, "HERE", here)
+    made = list(several.loader(Numbered(), [[0]] * 16, torch.device("meta")))
+    assert len({process for [(_, process)] in made}) == max(1, 4 // here)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -1,7 +1,6 @@
 """Raw maps -> post-processing in the study's one order -> histograms of every image -> one tidy table. No network."""
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from dgl_lib.data.records import Dataset, Record
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.raw import Maps, in_parts, parts_folder
 from dgl_lib.maps import centred_gaussian, close, minmax, multiscale, to_uint8
+from dgl_lib.several import CORES
 
 #: Maps (H, W) of a size that look at no image.
 BASELINES: dict[str, Callable[[tuple[int, int]], torch.Tensor]] = {
@@ -173,7 +173,7 @@ def _histograms(
 
 def each_image(count: int, of: Callable[[int], Any], what: str, progress: bool) -> list[Any]:
     """``of`` each image, several at a time: OpenCV and torch let go of the interpreter while they work."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(4, CORES)) as pool:
         return list(tqdm(pool.map(of, range(count)), total=count, desc=what, unit="image", disable=not progress))
 
 

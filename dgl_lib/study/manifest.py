@@ -1,7 +1,6 @@
 """What a result says of its own making: parameters, versions, hashes, times, hardware. It holds no machine's paths."""
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import psutil
 import torch
 
 from dgl_lib.files import set_aside, sha256, write_bytes, write_text
+from dgl_lib.several import CORES
 
 PACKAGES = (
     *("torch", "torchvision", "numpy", "opencv-python-headless", "safetensors", "pandas", "matplotlib"),
@@ -34,7 +34,7 @@ def hardware() -> dict[str, Any]:
         processor = named[0].split(":", 1)[1].strip() if named else processor
     return {
         "processor": processor,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": CORES,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
