@@ -47,6 +47,7 @@ def start(count: int, arguments: Sequence[str]) -> int:
 
     for told in ("agent.server", "multiprocessing"):  # what failed is said below, in one line
         logging.getLogger(f"torch.distributed.elastic.{told}.api").setLevel(logging.CRITICAL)
+    given = "OMP_NUM_THREADS" in os.environ
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core each, as torchrun has it
     config = LaunchConfig(1, 1, count, run_id="dgl", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
     try:
@@ -58,6 +59,9 @@ def start(count: int, arguments: Sequence[str]) -> int:
         return status
     except SignalException:  # Ctrl-C, or whoever ends this process; the others have ended by now
         raise KeyboardInterrupt from None
+    finally:
+        if not given:
+            del os.environ["OMP_NUM_THREADS"]
     return 0
 
 

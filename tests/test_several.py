@@ -23,7 +23,8 @@ from dgl_lib import several
 from dgl_lib.app.cli import commands
 from dgl_lib.errors import UserError
 from dgl_lib.files import write_text
-from dgl_lib.study import paths
+from dgl_lib.study import paths, runner
+from dgl_lib.study.profile import read_profile
 
 SCRIPT = Path(__file__).with_name("several_run.py")
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -126,6 +127,25 @@ def test_nproc_runs_the_same_command_in_every_process(monkeypatch: pytest.Monkey
     assert CliRunner().invoke(commands, arguments).exit_code == 7 and calls == [(2, arguments)]
     done = CliRunner().invoke(commands, [*arguments, "--set", "epochs=0"])  # a mistake ends before there are several
     assert isinstance(done.exception, UserError) and len(calls) == 1
+
+
+def test_nproc_localizes_in_every_process_and_runs_notebooks_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[object] = []
+    arguments = ["study", "quick", "--nproc", "2", "--only", "03"]
+    monkeypatch.setattr(sys, "argv", ["dgl", *arguments])
+    monkeypatch.setattr(several, "start", lambda count, given: did.append((count, given)) or 0)
+    monkeypatch.setattr(runner, "run", lambda profile, **how: did.append(how["until"]) or Path("there"))
+    shares = [*arguments, "--until", "evaluate"]
+    assert CliRunner().invoke(commands, arguments).output == "done: there\n" and did == [(2, shares), "notebooks"]
+    monkeypatch.setattr(several, "WORLD", 2)  # within one of the two
+    done = CliRunner().invoke(commands, shares)
+    assert (done.exit_code, done.output) == (0, "") and did[2:] == ["evaluate"]
+
+
+def test_notebooks_are_refused_to_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(several, "WORLD", 2)
+    with pytest.raises(UserError, match=r"^notebooks: 2 processes given, one allowed; .* --until evaluate$"):
+        runner.run(read_profile("quick"), name="quick")
 
 
 @pytest.mark.parametrize(

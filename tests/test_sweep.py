@@ -55,6 +55,11 @@ def test_what_ran_differently_runs_again(ran: list[str], change: str, monkeypatc
     assert len(ran) == 2
 
 
+def test_a_sweep_without_notebooks_makes_no_table(ran: list[str]) -> None:
+    folder = sweep("quick", {"alpha": ["1", "3"]}, [], ["03"], until="evaluate")
+    assert len(ran) == 2 and not (folder / "sweep.csv").exists()
+
+
 def test_a_value_that_is_not_allowed_is_refused_before_the_first_run(ran: list[str]) -> None:
     with pytest.raises(UserError, match="alpha"):
         sweep("quick", {"alpha": ["3", "-1"]}, [], ["03"])

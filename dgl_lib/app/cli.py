@@ -275,16 +275,20 @@ def _run(
         if several.RANK == 0 and nproc in (1, several.WORLD):
             click.echo(f"{count} training images: the pets' recipe, {' '.join(fitted)}; --set changes it", err=True)
     read = read_profile(profile, settings)
-    if nproc > 1 and several.WORLD == 1:  # the same command again, in every process; mistakes end here
-        runner.check_inputs(read, set(), localizing=False, scoring=False)
-        raise click.exceptions.Exit(several.start(nproc, sys.argv[1:]))
+    until, numbers = to["until"], {notebook[:2] for notebook in to.get("notebooks", ())}
+    if nproc > 1 and several.WORLD == 1:  # the same command in every process, but no notebooks; mistakes end here
+        runner.check_inputs(read, numbers, localizing=until != "train", scoring=until == "notebooks")
+        if status := several.start(nproc, [*sys.argv[1:], *["--until", "evaluate"] * (until == "notebooks")]):
+            raise click.exceptions.Exit(status)
     how: dict[str, Any] = {"progress": not quiet and several.RANK == 0, **to}
     if grid:
-        del how["out"], how["until"]
+        del how["out"]
         made = sweep(profile, read_grid(grid), settings, **how)
     else:
         typed = " ".join(["dgl", command, profile, *(f"--set {setting}" for setting in settings)])
         made = runner.run(read, name=name, command=typed, **how)
+    if nproc > 1 and several.WORLD > 1:  # whoever started this process goes on with what it has made
+        raise click.exceptions.Exit(0)
     if several.RANK == 0:
         click.echo(f"done: {made}")
     return made

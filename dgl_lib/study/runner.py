@@ -46,6 +46,9 @@ def run(
     ``out`` is the results folder; None for ``results/NAME`` or, ignored by git, ``results/.quick`` of "quick" and
     ``results/.photos/NAME`` with photographs. UserError: as for ``check_inputs``; a notebook failed;
     or another study is writing to the same folder."""
+    if until == "notebooks" and several.WORLD > 1:
+        given = f"notebooks: {several.WORLD} processes given, one allowed"
+        raise UserError(f"{given}; several of them train and localize with --until evaluate")
     absolute_environment()
     several.wait()  # this starts them, if there are several
     sources = [path for path in paths.notebooks() if path.name.startswith(tuple(notebooks))]
@@ -69,7 +72,7 @@ def run(
         began = time.monotonic()
         localize(profile, numbers, progress=progress)
         seconds["maps"] = round(time.monotonic() - began, 1)
-        if until == "evaluate" or several.RANK:  # of several processes the first one goes on
+        if until == "evaluate":
             return target
         stage = _emptied(target.with_name(f".{target.name.lstrip('.')}.stage"))
         facts = _facts(profile, command)

@@ -26,12 +26,19 @@ def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def sweep(
-    name: str, grid: Mapping[str, Sequence[str]], settings: Sequence[str], notebooks: Collection[str], **how: Any
+    name: str,
+    grid: Mapping[str, Sequence[str]],
+    settings: Sequence[str],
+    notebooks: Collection[str],
+    *,
+    until: str = "notebooks",
+    **how: Any,
 ) -> Path:
     """Run the profile ``name`` with ``settings`` once for each combination of ``grid``, and return the folder.
 
     What has run before with these very parameters is not run again. ``sweep.csv`` holds each one's table of claims, and
-    ``sweep.png`` the effects. ``how`` goes to ``runner.run``. UserError: a wrong value, before the first run."""
+    ``sweep.png`` the effects; both need all notebooks. ``until`` and ``how`` go to ``runner.run``. UserError: a wrong
+    value, before the first run."""
     folder = paths.project_root() / "results" / ".sweeps" / name
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     asked = [[*settings, *(f"{key}={value}" for key, value in one.items())] for one in combinations]
@@ -42,8 +49,12 @@ def sweep(
         own = folder / line.replace(", ", "_").replace(" ", "=").replace("/", "|")
         if not _has_run(own, profile, notebooks):
             typed = " ".join(["dgl study", name, *(f"--set {text}" for text in texts)])
-            runner.run(profile, name=name, notebooks=notebooks, out=own, command=typed, **how)
+            runner.run(profile, name=name, notebooks=notebooks, out=own, command=typed, until=until, **how)
+        if until != "notebooks":
+            continue
         tables[line] = claims.claims_table(own).query("verdict != 'not measured'")
+    if not tables:
+        return folder
     table = write_table(folder / "sweep.csv", pd.concat(tables, names=["run"]).reset_index("run"))
     points = table[table["unit"] == "points"].rename(columns={"measured": "mean"})
     style.use_style()
