@@ -86,6 +86,29 @@ def test_a_pooled_score_and_its_draws() -> None:
     assert (found.mean, found.low, found.high, found.n) == (4 / 6, 0, 1, 2)
 
 
+def test_a_pooled_score_is_the_same_whatever_is_drawn_and_summed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = np.random.default_rng(1).integers(1, 65_000, size=(7, 2, 5)).astype(np.uint16)
+    draws = np.random.default_rng(0).multinomial(7, np.full(7, 1 / 7), size=11)
+    sums = np.einsum("dn,nij->dij", np.vstack([np.ones((1, 7), int), draws]), counts.astype(int))
+    for at_once, drawn in ((1000, 100), (3, 4), (7, 11)):
+        monkeypatch.setattr(boxscores, "AT_ONCE", at_once)
+        monkeypatch.setattr(boxscores, "DRAWS", drawn)
+        assert np.array_equal(boxscores.pooled(counts, lambda s: s, resamples=11), sums)
+
+
+def test_hits_of_many_rows_and_images_lie_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row takes 10 kB an image. Its 30 kB are in memory where three rows may take 120, in a file if they may 60."""
+    data, maps, rows = Bordered("test", 3), {1.0: random_maps(3)}, [{"method": "dgl", "layer": "add1"}] * 3
+    monkeypatch.setattr(boxscores, "PART", 2)
+    found = []
+    for allowed in (120_000, 60_000):
+        monkeypatch.setattr(boxscores, "IN_MEMORY", allowed)
+        found.append(boxscores.box_scores(data, maps, rows, tmp_path)["dgl", "add1"])
+    assert not isinstance(found[0].hits, np.memmap) and isinstance(found[1].hits, np.memmap)
+    assert np.array_equal(found[0].hits, found[1].hits) and np.array_equal(found[0].pixels, found[1].pixels)
+    assert sorted(path.name for path in tmp_path.rglob("part*")) == ["part-00000.npz", "part-00001.npz"]
+
+
 def test_treated_maps_of_one_and_of_several_scales() -> None:
     draw = np.random.default_rng(0)
     small, large = draw.normal(size=(3, 3)).astype(np.float32), draw.normal(size=(5, 4)).astype(np.float32)

@@ -14,7 +14,7 @@ from dgl_lib import data as library
 from dgl_lib.app import networks
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import BASELINES, Maps, raw_maps, report, score
-from dgl_lib.evaluate.boxes import box_scores, box_table, in_parts
+from dgl_lib.evaluate.boxes import box_scores, box_table, joined
 from dgl_lib.evaluate.scores import Scores, choices
 from dgl_lib.fast import pick_device
 from dgl_lib.files import exclusive, need_apart, sha256, write_parts, write_table
@@ -97,7 +97,7 @@ def evaluate(
             before, after = (
                 (box_scores(some, maps, which, **kept) for some, maps in found(parts[s])) for s in ("val", split)
             )
-            tables["boxes"] = box_table(rows, val_boxes := in_parts(before), in_parts(after, val_boxes))
+            tables["boxes"] = box_table(rows, val_boxes := joined(before), joined(after, val_boxes))
         for name, table in tables.items():
             write_table(out / f"{name}.csv", table)
         made = {f"{name}.csv": sha256(out / f"{name}.csv") for name in [*tables, *["images"] * with_mask]}

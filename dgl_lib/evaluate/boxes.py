@@ -1,6 +1,6 @@
 """Box scores and PxAP image by image, and their one table: every score of every method, thresholds from validation."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -13,14 +13,15 @@ import torch
 
 from dgl_lib import metrics
 from dgl_lib.data.records import Dataset, Subset
-from dgl_lib.evaluate.raw import Maps
-from dgl_lib.evaluate.scores import BASELINES, Scores, each_image, name_scales
-from dgl_lib.files import kept, key_of
+from dgl_lib.evaluate.raw import IN_MEMORY, Maps, in_parts, parts_folder
+from dgl_lib.evaluate.scores import AT_ONCE, BASELINES, Scores, each_image, name_scales
+from dgl_lib.files import key_of
 from dgl_lib.maps import close, minmax
 from dgl_lib.metrics import Interval, PxAP, bootstrap
 from dgl_lib.metrics.boxes import SIZE, THRESHOLDS, Found, scale, score_map, search
 
-FORMAT = 1  # raised when what is kept on disk changes its meaning
+PART = 256  # images that are searched, and kept, together
+DRAWS = 100  # resamples at once
 #: Which of an image's six curves of hits a box score is the mean of (see ``BoxScores``).
 BOX_SCORES = {"MaxBoxAcc": [0], "GT-known": [0], "Top-1": [1], "Top-5": [2], "MaxBoxAccV2": [3, 4, 5]}
 SCORES = ("mask IoU", "MaxBoxAccV2", "MaxBoxAcc", "GT-known", "Top-1", "Top-5", "PxAP")  # in the order of the table
@@ -58,7 +59,7 @@ def with_object(dataset: Dataset, maps: Mapping[float, Maps], scores: Scores) ->
 def box_scores(
     dataset: Dataset, maps: Mapping[float, Maps], rows: Sequence[Row], folder: Path, *, progress: bool = False
 ) -> dict[Key, BoxScores]:
-    """Every row's boxes on every image at 224 px, by the row's values, kept in ``folder`` row by row.
+    """Every row's boxes on every image at 224 px, by the row's values, kept in ``folder`` in parts.
     ``maps`` are raw maps by scale; Top-1 and Top-5 ask the classifier at scale 1.0. A row names a method, a layer and,
     as in ``Scores.rows``, scales to merge and a kernel (see ``treated``). UserError: a record without a true box."""
     logits, names = maps[1.0].logits, {name_scales([scale]): scale for scale in maps}
@@ -70,7 +71,7 @@ def box_scores(
         mask, ignore = metrics.masks_at(*own) if own else (None, None)
         return scale(record.boxes, record.image.shape[:2]), mask, ignore
 
-    def searched(row: Row, raw: list[np.ndarray]) -> dict[str, np.ndarray]:
+    def searched(row: Row, raw: list[np.ndarray], those: Sequence[range]) -> Iterator[dict[str, np.ndarray]]:
         fixed = None if raw else BASELINES[row["method"]]((SIZE, SIZE)).double().numpy()
         shared = None if fixed is None else search(fixed)
 
@@ -78,21 +79,24 @@ def box_scores(
             m = treated([m[i] for m in raw], row.get("kernel", 0.0)) if fixed is None else fixed
             return image_hits(m, shared or search(m), truth(i), logits[i], int(dataset.labels[i]))
 
-        each = each_image(len(dataset), one, f"boxes of {row['method']} {row['layer']}, {dataset.split}", progress)
-        return {name: np.stack([counts[name] for counts in each]) for name in each[0]}
+        for part in those:
+            each = each_image(part, one)
+            yield {name: np.stack([counts[name] for counts in each]) for name in each[0]}
 
     result = {}
     for row in rows:
         method, scales = row["method"], row.get("scales", "1").split("+")
         raw = [] if method in BASELINES else [maps[names[name]].maps[method, row["layer"]] for name in scales]
-        facts = {"data": dataset.digest, "baseline": "" if raw else method, "format": FORMAT}
+        facts = {"data": dataset.digest, "baseline": "" if raw else method, "maps": key_of({}, [logits, *raw])}
         facts |= {"kernel": row["kernel"]} if row.get("kernel") else {}
-        file = folder / f"boxes-{key_of(facts, [logits, *raw])}.npz"
-        result[tuple(row.values())] = BoxScores(**kept(file, partial(searched, row, raw)))
+        parts, what = parts_folder(folder, "boxes", facts), f"boxes of {method} {row['layer']}, {dataset.split}"
+        how = {"size": PART, "in_memory": IN_MEMORY // len(rows)}
+        found = in_parts(len(dataset), partial(searched, row, raw), parts, what, progress, **how)
+        result[tuple(row.values())] = BoxScores(**found)
     return result
 
 
-def in_parts(
+def joined(
     parts: Iterable[Mapping[Key, BoxScores]], val: Mapping[Key, BoxScores] | None = None
 ) -> dict[Key, BoxScores]:
     """Box scores that come part by part, without their hits but for those at the thresholds that ``val`` chooses."""
@@ -131,10 +135,17 @@ def image_hits(score: np.ndarray, found: Found, truth: Truth, logits: np.ndarray
 def pooled(counts: np.ndarray, of: Callable[[np.ndarray], Any], *, resamples: int = 2000) -> np.ndarray:
     """The score ``of`` all images' summed counts (images, ...), and of bootstrap resamples' sums: (1 + resamples, ...).
     The draws depend on the number of images alone, so the difference of two rows' values is paired."""
-    images = len(counts)
-    draws = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=resamples)
-    weights = np.concatenate([np.ones((1, images)), draws])
-    return np.array([of(one) for one in np.tensordot(weights, counts.astype(np.float64), 1)])
+    images, random = len(counts), np.random.default_rng(0)
+
+    def values(weights: np.ndarray) -> list[Any]:  # (draws, images)
+        few = (slice(k, k + AT_ONCE) for k in range(0, images, AT_ONCE))
+        sums: Any = sum(np.tensordot(weights[:, k], counts[k].astype(np.float64), 1) for k in few)
+        return [of(one) for one in sums]
+
+    found = values(np.ones((1, images)))
+    for left in range(resamples, 0, -DRAWS):
+        found += values(random.multinomial(images, np.full(images, 1 / images), size=min(left, DRAWS)))
+    return np.array(found)
 
 
 def pxap(hist: np.ndarray) -> float:

@@ -43,7 +43,7 @@ def normalised(
 
     def compute(pair: Pair) -> dict[str, np.ndarray]:
         of, what = partial(curves, maps.maps[pair]), f"normalisations, {pair[0]}, {dataset.split}"
-        return {"iou": np.stack(each_image(len(dataset), of, what, progress), 1)}
+        return {"iou": np.stack(each_image(range(len(dataset)), of, what, progress), 1)}
 
     facts = {"data": dataset.digest, "ways": WAYS, "format": FORMAT}
     files = {pair: folder / f"normalised-{key_of(facts, [maps.maps[pair]])}.npz" for pair in pairs}

@@ -171,10 +171,10 @@ def _histograms(
     return {"hist": hist, "has_part": part is not None, "image": i}
 
 
-def each_image(count: int, of: Callable[[int], Any], what: str, progress: bool) -> list[Any]:
+def each_image(images: range, of: Callable[[int], Any], what: str = "", progress: bool = False) -> list[Any]:
     """``of`` each image, several at a time: OpenCV and torch let go of the interpreter while they work."""
     with ThreadPoolExecutor(min(4, CORES)) as pool:
-        return list(tqdm(pool.map(of, range(count)), total=count, desc=what, unit="image", disable=not progress))
+        return list(tqdm(pool.map(of, images), total=len(images), desc=what, unit="image", disable=not progress))
 
 
 def name_scales(scales: Sequence[float]) -> str:
