@@ -170,7 +170,7 @@ def in_parts(
 ) -> dict[str, np.ndarray]:
     """What ``make`` gives for all images, ``size`` (None: ``PART``) at a time and in order, joined along axis 0. What
     ``folder`` holds is not made again. More bytes than ``in_memory`` (None: ``IN_MEMORY``) lie in a file there, image
-    by image and read-only, which ends with this process."""
+    by image, which ends with this process."""
     size, in_memory = size or PART, IN_MEMORY if in_memory is None else in_memory
     parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
     bar: Any = partial(tqdm, desc=what, unit="part", disable=not progress)
@@ -204,5 +204,5 @@ def in_parts(
                 images[key] = values
             file.write(images.tobytes())
         file.flush()
-        joined = np.memmap(file, image, "r")
+        joined = np.memmap(file, image, "c")  # what is written stays in memory; PyTorch warns of what cannot be written
     return {key: joined[key] for key in first}
