@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ import torch
 
 from dgl_lib import metrics
 from dgl_lib.data.records import Dataset, Subset
-from dgl_lib.evaluate.raw import IN_MEMORY, Maps, in_parts, parts_folder
+from dgl_lib.evaluate.raw import Maps, in_parts, parts_folder
 from dgl_lib.evaluate.scores import AT_ONCE, BASELINES, Scores, each_image, name_scales
 from dgl_lib.files import key_of
 from dgl_lib.maps import close, minmax
 from dgl_lib.metrics import Interval, PxAP, bootstrap
 from dgl_lib.metrics.boxes import SIZE, THRESHOLDS, Found, scale, score_map, search
 
-PART = 256  # images that are searched, and kept, together
 DRAWS = 100  # resamples at once
 #: Which of an image's six curves of hits a box score is the mean of (see ``BoxScores``).
 BOX_SCORES = {"MaxBoxAcc": [0], "GT-known": [0], "Top-1": [1], "Top-5": [2], "MaxBoxAccV2": [3, 4, 5]}
@@ -63,37 +61,36 @@ def box_scores(
     ``maps`` are raw maps by scale; Top-1 and Top-5 ask the classifier at scale 1.0. A row names a method, a layer and,
     as in ``Scores.rows``, scales to merge and a kernel (see ``treated``). UserError: a record without a true box."""
     logits, names = maps[1.0].logits, {name_scales([scale]): scale for scale in maps}
+    fixed = {name: (m := of((SIZE, SIZE)).double().numpy(), search(m)) for name, of in BASELINES.items()}
 
-    @cache  # read once for all rows, and not at all where every row is on disk
-    def truth(i: int) -> Truth:
-        record = dataset[i]
+    def raw(row: Row) -> list[np.ndarray]:
+        scales = [] if row["method"] in fixed else row.get("scales", "1").split("+")
+        return [maps[names[name]].maps[row["method"], row["layer"]] for name in scales]
+
+    def one(i: int) -> dict[str, np.ndarray]:
+        record, counts = dataset[i], dict[str, np.ndarray]()
         own = None if record.mask is None else record.stored or ([record.mask], record.ignore)
-        mask, ignore = metrics.masks_at(*own) if own else (None, None)
-        return scale(record.boxes, record.image.shape[:2]), mask, ignore
+        truth = scale(record.boxes, record.image.shape[:2]), *(metrics.masks_at(*own) if own else (None, None))
+        for k, row in enumerate(rows):
+            if row["method"] in fixed:
+                m, found = fixed[row["method"]]
+            else:
+                found = search(m := treated([of[i] for of in raw(row)], row.get("kernel", 0.0)))
+            hits = image_hits(m, found, truth, logits[i], int(dataset.labels[i]))
+            counts |= {f"{name} {k}": values for name, values in hits.items()}
+        return counts
 
-    def searched(row: Row, raw: list[np.ndarray], those: Sequence[range]) -> Iterator[dict[str, np.ndarray]]:
-        fixed = None if raw else BASELINES[row["method"]]((SIZE, SIZE)).double().numpy()
-        shared = None if fixed is None else search(fixed)
-
-        def one(i: int) -> dict[str, np.ndarray]:
-            m = treated([m[i] for m in raw], row.get("kernel", 0.0)) if fixed is None else fixed
-            return image_hits(m, shared or search(m), truth(i), logits[i], int(dataset.labels[i]))
-
+    def made(those: Sequence[range]) -> Iterator[dict[str, np.ndarray]]:
         for part in those:
             each = each_image(part, one)
             yield {name: np.stack([counts[name] for counts in each]) for name in each[0]}
 
-    result = {}
-    for row in rows:
-        method, scales = row["method"], row.get("scales", "1").split("+")
-        raw = [] if method in BASELINES else [maps[names[name]].maps[method, row["layer"]] for name in scales]
-        facts = {"data": dataset.digest, "baseline": "" if raw else method, "maps": key_of({}, [logits, *raw])}
-        facts |= {"kernel": row["kernel"]} if row.get("kernel") else {}
-        parts, what = parts_folder(folder, "boxes", facts), f"boxes of {method} {row['layer']}, {dataset.split}"
-        how = {"size": PART, "in_memory": IN_MEMORY // len(rows)}
-        found = in_parts(len(dataset), partial(searched, row, raw), parts, what, progress, **how)
-        result[tuple(row.values())] = BoxScores(**found)
-    return result
+    arrays = [logits, *(m for row in rows for m in raw(row))]
+    facts = {"data": dataset.digest, "rows": [dict(row) for row in rows], "maps": key_of({}, arrays)}
+    parts, what = parts_folder(folder, "boxes", facts), f"boxes, {dataset.name} {dataset.split}"
+    found = in_parts(len(dataset), made, parts, what, progress)
+    every = [BoxScores(found[f"hits {k}"], found.get(f"pixels {k}")) for k in range(len(rows))]
+    return {tuple(row.values()): of for row, of in zip(rows, every, strict=True)}
 
 
 def joined(

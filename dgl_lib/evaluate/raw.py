@@ -164,15 +164,10 @@ def in_parts(
     folder: Path | None,
     what: str,
     progress: bool,
-    *,
-    size: int | None = None,
-    in_memory: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """What ``make`` gives for all images, ``size`` (None: ``PART``) at a time and in order, joined along axis 0. What
-    ``folder`` holds is not made again. More bytes than ``in_memory`` (None: ``IN_MEMORY``) lie in a file there, image
-    by image, which ends with this process."""
-    size, in_memory = size or PART, IN_MEMORY if in_memory is None else in_memory
-    parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    """What ``make`` gives for all images, ``PART`` at a time and in order, joined along axis 0. What ``folder`` holds
+    is not made again. More than ``IN_MEMORY`` lies in a file there, image by image, which ends with this process."""
+    parts = [range(start, min(start + PART, count)) for start in range(0, count, PART)]
     bar: Any = partial(tqdm, desc=what, unit="part", disable=not progress)
     if folder is None:
         pieces = iter(bar(make(parts), total=len(parts)))
@@ -193,7 +188,7 @@ def in_parts(
         pieces = map(stored, parts)
     first = next(pieces)
     image = np.dtype([(key, values.dtype, values.shape[1:]) for key, values in first.items()], align=True)
-    if folder is None or count * image.itemsize <= in_memory:
+    if folder is None or count * image.itemsize <= IN_MEMORY:
         # Key by key, freeing the pieces on the way: together they are as large as what is made of them.
         every = [first, *pieces]
         return {key: np.concatenate([one.pop(key) for one in every]) for key in list(first)}
