@@ -202,7 +202,7 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 def _classes(logits: Tensor, classes: Tensor | Sequence[int] | None) -> Tensor:
     """The class of each image, (N,) int64, checked against the logits."""
     if classes is None:
-        return logits.argmax(1).detach()
+        return logits.argmax(1)
     c = torch.as_tensor(classes)  # on its own device: its range is read without waiting for the logits
     if c.shape != logits.shape[:1] or c.is_floating_point() or c.is_complex() or c.dtype == torch.bool:
         given = f"{tuple(c.shape)} {c.dtype} given for {len(logits)} images"

@@ -564,10 +564,11 @@ def test_crops_depend_on_seed_epoch_and_index_alone() -> None:
         piece = random_crop(TRAIN, *key, RECIPE)
         assert piece.shape == (32, 32, 3) and piece.dtype == np.uint8
         assert (piece == random_crop(TRAIN, *key, RECIPE.model_copy(update={"epochs": 9}))).all()
-    draw = np.random.default_rng([RECIPE.seed, 3, 4])
-    top, left, mirrored = *draw.integers(36 - 32 + 1, size=2), draw.integers(2)
-    piece = squash(TRAIN.image(4), 36)[top : top + 32, left : left + 32]
-    assert (random_crop(TRAIN, 3, 4, RECIPE) == (piece[:, ::-1] if mirrored else piece)).all()
+    for index in range(10):
+        draw = np.random.default_rng([RECIPE.seed, 3, index])
+        top, left, mirrored = *draw.integers(36 - 32 + 1, size=2), draw.integers(2)
+        piece = squash(TRAIN.image(index), 36)[top : top + 32, left : left + 32]
+        assert (random_crop(TRAIN, 3, index, RECIPE) == (piece[:, ::-1] if mirrored else piece)).all()
     whole = random_crop(TRAIN, 0, 4, RECIPE.model_copy(update={"crop": 36}))  # nothing is left to draw but the mirror
     assert any((whole == kind).all() for kind in (squash(TRAIN.image(4), 36), squash(TRAIN.image(4), 36)[:, ::-1]))
     images = [random_crop(TRAIN, epoch, 4, RECIPE) for epoch in range(40)]
@@ -620,6 +621,7 @@ def test_the_groups_hold_every_parameter_once_at_its_rate() -> None:
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"reach": 98.0}, "reach"),
         ({"seed": True}, r"seed\n.*valid integer"),
+        ({"seed": 2**63}, r"seed\n.*less than 9223372036854775808"),
         ({"device": "tpu"}, "'auto', 'cpu', 'cuda' or 'mps'"),
         ({"epoch": 3}, "epoch\n.*Extra inputs are not permitted"),
     ],
@@ -636,7 +638,7 @@ def test_the_recipe_unless_said_otherwise() -> None:
 
 
 def test_a_recipe_that_is_given_in_part_is_checked_whole() -> None:
-    assert Recipe(epochs=1, seed=0).epochs == 1 and Recipe(learning_rate=1).learning_rate == 1
+    assert Recipe(epochs=1, seed=2**63 - 1).seed == 2**63 - 1 and Recipe(learning_rate=1).learning_rate == 1
     with pytest.raises(ValidationError, match=r"crop\n.*at most resize \(64\) allowed"):
         Recipe(resize=64)  # the default crop is larger
     with pytest.raises(ValidationError, match="Instance is frozen"):
