@@ -731,6 +731,7 @@ def test_what_comes_back() -> None:
         *("pixel_selection", "enhanced_map", "enhanced_map_positive", "enhanced_map_norm", "sgl_g1", "sgl_g2", "dgl"),
     }
     assert module.CONTROLS == ("features", "features_positive", "features_norm", "gradient_term")
+    assert gradients(model, IMAGES, CLASSES, ["conv1"], alpha=1e6)["conv1"].G_J.isfinite().all()  # the highest allowed
     for classes in ([0, 2, 1], np.array([0, 2, 1]), CLASSES.int()):
         again = gradients(model, IMAGES, classes, ["conv1"])["conv1"]
         assert torch.equal(again.G_c, gradients(model, IMAGES, CLASSES, ["conv1"])["conv1"].G_c)
