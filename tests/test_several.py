@@ -144,6 +144,7 @@ def test_nproc_localizes_in_every_process_and_runs_notebooks_in_one(monkeypatch:
 
 def test_notebooks_are_refused_to_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(several, "WORLD", 2)
+    monkeypatch.setattr(several, "wait", lambda: pytest.fail("it begins"))
     with pytest.raises(UserError, match=r"^notebooks: 2 processes given, one allowed; .* --until evaluate$"):
         runner.run(read_profile("quick"), name="quick")
 

@@ -37,8 +37,8 @@ def sweep(
     """Run the profile ``name`` with ``settings`` once for each combination of ``grid``, and return the folder.
 
     What has run before with these very parameters is not run again. ``sweep.csv`` holds each one's table of claims, and
-    ``sweep.png`` the effects; both need all notebooks. ``until`` and ``how`` go to ``runner.run``. UserError: a wrong
-    value, before the first run."""
+    ``sweep.png`` the effects, unless ``until`` ends the runs before their notebooks. It and ``how`` go to
+    ``runner.run``. UserError: a wrong value, before the first run."""
     folder = paths.project_root() / "results" / ".sweeps" / name
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     asked = [[*settings, *(f"{key}={value}" for key, value in one.items())] for one in combinations]
