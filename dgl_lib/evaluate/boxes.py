@@ -197,7 +197,9 @@ def _scored(
         return {"threshold": "", "val": pxap(val.pixels.sum(0)), "test": drawn[0], "test_peak": drawn[0]}, drawn
     which = BOX_SCORES.get(score, [0])
     if masks and score == "mask IoU":
-        val, test = (BoxScores(metrics.iou(of.find(**row))[:, None]) for of in masks)  # (images, 1, 256)
+        key = tuple(row.values())
+        before, after = (({key: BoxScores(metrics.iou(part.find(**row))[:, None])} for part in of) for of in masks)
+        val, test = (chosen := joined(before))[key], joined(after, chosen)[key]
     t = val.curves().argmax(-1)  # one for each curve
     images = 100 * test.at(t)[:, which].mean(1)
     shown = " ".join(f"{k}" if score == "mask IoU" else f"{THRESHOLDS[k]:.3f}" for k in t[which])

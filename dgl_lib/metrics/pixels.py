@@ -46,9 +46,8 @@ def ratio(above: np.ndarray, below: np.ndarray, empty: float) -> np.ndarray:
 
 
 def _found(hist: np.ndarray, ignore_is_object: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    above = at_least(hist)  # (..., 4, 256)
-    inside = above[..., REST, :] + above[..., PART, :] + (above[..., IGNORE, :] if ignore_is_object else 0)
-    return inside, above[..., BACKGROUND, :]  # object and background pixels with q >= t, (..., 256) each
+    of_object = hist[..., REST, :] + hist[..., PART, :] + (hist[..., IGNORE, :] if ignore_is_object else 0)
+    return at_least(of_object), at_least(hist[..., BACKGROUND, :])  # pixels with q >= t, (..., 256) each
 
 
 def iou(hist: np.ndarray, *, ignore_is_object: bool = False) -> np.ndarray:
