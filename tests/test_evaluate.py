@@ -7,6 +7,7 @@ import tracemalloc
 from dataclasses import replace as changed
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from dgl_lib.data.records import Record
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate import Maps, Scores, choose, raw, raw_maps, report, score
 from dgl_lib.evaluate import scores as module
+from dgl_lib.evaluate.boxes import BoxScores, _scored
 from dgl_lib.evaluate.scores import choices, per_image
 from dgl_lib.files import read_arrays
 from dgl_lib.localize import localize
@@ -203,6 +205,22 @@ def test_scores_of_many_images_are_reported_part_by_part(model: SPGPlain, monkey
     assert [part.names for part in scores] == [["0", "1"], ["2", "3"], ["4"]]
     assert all(np.shares_memory(*both) for part in scores for both in zip(part.hist, scores.hist, strict=True))
     pd.testing.assert_frame_equal(report(scores, scores), whole)
+
+
+def test_scores_of_one_row_take_a_few_images_at_a_time(model: SPGPlain, monkeypatch) -> None:
+    scores = score(data := Toy(5), {1.0: raw_maps(model, data, **WHAT)})
+    row, images = {"method": "dgl", "layer": "add1"}, []
+
+    def found() -> list[Any]:
+        cells, values = _scored("mask IoU", row, *[BoxScores(np.zeros((5, 6, 1000), bool))] * 2, (scores, scores))
+        return [*cells.values(), *values, *per_image(scores, scores, row), *per_image(scores, scores, row, "miou")]
+
+    whole, iou = found(), metrics.iou
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(metrics, "iou", lambda hist: images.append(len(hist)) or iou(hist))
+    monkeypatch.setitem(module.MEASURES, "iou", metrics.iou)
+    assert found()[0] == whole[0] and found()[1:] == pytest.approx(whole[1:])
+    assert max(images) == 2
 
 
 def test_memory_does_not_grow_with_the_images_where_they_lie_in_a_file(tmp_path: Path, monkeypatch) -> None:

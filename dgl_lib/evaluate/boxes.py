@@ -13,7 +13,7 @@ import torch
 from dgl_lib import metrics
 from dgl_lib.data.records import Dataset, Subset
 from dgl_lib.evaluate.raw import Maps, in_parts, parts_folder
-from dgl_lib.evaluate.scores import AT_ONCE, BASELINES, Scores, each_image, name_scales
+from dgl_lib.evaluate.scores import AT_ONCE, BASELINES, Scores, each_image, mean_iou, name_scales
 from dgl_lib.files import key_of
 from dgl_lib.maps import close, minmax
 from dgl_lib.metrics import Interval, PxAP, bootstrap
@@ -214,7 +214,7 @@ def sizes(by_size: Mapping[str, tuple[Scores, Scores]], rows: Sequence[Row]) -> 
     table = []
     for row, (size, both) in product(rows, by_size.items()):
         before, after = (of.find(**row) for of in both)
-        of_images = [metrics.iou(hist).mean(0) for hist in (before, after)]
+        of_images = [mean_iou(hist) for hist in (before, after)]
         of_sums = [metrics.iou(hist.sum(0)) for hist in (before, after)]
         for average, (val, test) in (("per image", of_images), ("pooled", of_sums)):
             t = int(val.argmax())

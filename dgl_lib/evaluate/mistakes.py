@@ -9,7 +9,7 @@ import pandas as pd
 
 from dgl_lib import metrics
 from dgl_lib.evaluate.compare import select
-from dgl_lib.evaluate.scores import Scores, choose, report
+from dgl_lib.evaluate.scores import Scores, choose, mean_iou, report
 
 _JET = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_JET)
 JET_TO_GREY = cv2.cvtColor(_JET, cv2.COLOR_BGR2GRAY)[0]  # grey value of each level 0..255 drawn in the colour map jet
@@ -72,7 +72,7 @@ def _wrong_scores(val: Scores, test: Scores, table: pd.DataFrame, chosen: pd.Dat
             wrong["layer and threshold on test"] = metrics.iou(test.find(**both))[:, choose(test.find(**both))]
         wrong["coloured map"] = metrics.iou(coloured(after))[:, choose(coloured(before))]
         if after[:, metrics.IGNORE].any():
-            t = int(metrics.iou(before, ignore_is_object=True).mean(0).argmax())
+            t = int(mean_iou(before, ignore_is_object=True).argmax())
             wrong["border as object"] = metrics.iou(after, ignore_is_object=True)[:, t]
         for mistake, mistaken in wrong.items():
             yield mistake, "IoU", row, honest, mistaken

@@ -182,10 +182,15 @@ def name_scales(scales: Sequence[float]) -> str:
     return "+".join(f"{s:g}" for s in scales)
 
 
+def mean_iou(hist: np.ndarray, *, ignore_is_object: bool = False) -> np.ndarray:
+    """The images' mean IoU at every threshold (256,), from histograms (images, 4, 256)."""
+    few = (hist[k : k + AT_ONCE] for k in range(0, len(hist), AT_ONCE))
+    return sum(metrics.iou(some, ignore_is_object=ignore_is_object).sum(0) for some in few) / len(hist)
+
+
 def choose(hist: np.ndarray) -> int:
     """The one threshold with the best mean IoU over the (validation) images; hist (images, 4, 256)."""
-    few = (hist[k : k + AT_ONCE] for k in range(0, len(hist), AT_ONCE))
-    return int((sum(metrics.iou(some).sum(0) for some in few) / len(hist)).argmax())
+    return int(mean_iou(hist).argmax())
 
 
 def choices(val: Iterable[Scores]) -> Choices:
@@ -203,7 +208,7 @@ def choices(val: Iterable[Scores]) -> Choices:
 
 def better_baseline(val: Scores) -> str:
     """The trivial baseline, "whole_image" or "centred_gaussian", with the higher mean IoU on validation."""
-    return max(BASELINES, key=lambda name: metrics.iou(val.find(method=name)).mean(0).max())
+    return max(BASELINES, key=lambda name: mean_iou(val.find(method=name)).max())
 
 
 def per_image(val: Scores, images: Scores, row: Mapping[Any, Any], measure: str = "iou") -> np.ndarray:

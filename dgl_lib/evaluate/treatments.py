@@ -14,7 +14,7 @@ from dgl_lib import metrics
 from dgl_lib.data.records import Dataset
 from dgl_lib.errors import UserError
 from dgl_lib.evaluate.raw import Maps
-from dgl_lib.evaluate.scores import BASELINES, SINGLE, Scores, Setting, name_scales, per_image, report, score
+from dgl_lib.evaluate.scores import BASELINES, SINGLE, Scores, Setting, mean_iou, name_scales, per_image, report, score
 from dgl_lib.localize import READINGS
 from dgl_lib.maps import fuse
 
@@ -72,7 +72,7 @@ def search(
 
 def best(scores: Scores, method: str, settings: Sequence[Setting]) -> Setting:
     """The setting with the highest mean IoU over the images at its own best threshold; the first of those that tie."""
-    return max(settings, key=lambda setting: metrics.iou(scores.find(**row(method, setting))).mean(0).max())
+    return max(settings, key=lambda setting: mean_iou(scores.find(**row(method, setting))).max())
 
 
 def row(method: str, setting: Setting) -> dict[str, object]:
@@ -82,7 +82,7 @@ def row(method: str, setting: Setting) -> dict[str, object]:
 
 def sweep_table(val: Scores) -> pd.DataFrame:
     """Every setting tried, with the validation IoU (percent, mean over images) at its best threshold."""
-    curves = np.stack([metrics.iou(hist).mean(0) for hist in val.hist])  # rows x 256
+    curves = np.stack([mean_iou(hist) for hist in val.hist])  # rows x 256
     return val.rows.assign(threshold=curves.argmax(1), val_iou=100 * curves.max(1))
 
 
@@ -113,4 +113,4 @@ def gains(val: Scores, test: Scores, chosen: Chosen, pairs: Sequence[tuple[str, 
 
 def curve(scores: Scores, method: str, setting: Setting, *, ignore_is_object: bool = False) -> np.ndarray:
     """LID's curve, (256,): IoU in percent, mean over images, at the thresholds 0..255."""
-    return 100 * metrics.iou(scores.find(**row(method, setting)), ignore_is_object=ignore_is_object).mean(0)
+    return 100 * mean_iou(scores.find(**row(method, setting)), ignore_is_object=ignore_is_object)

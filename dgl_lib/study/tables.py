@@ -28,11 +28,11 @@ from dgl_lib.evaluate.mistakes import mistakes
 from dgl_lib.evaluate.normalisation import normalisations, normalised, sweep
 from dgl_lib.evaluate.padding import padding_table
 from dgl_lib.evaluate.raw import beside_weights
-from dgl_lib.evaluate.scores import SINGLE
+from dgl_lib.evaluate.scores import SINGLE, mean_iou
 from dgl_lib.fast import pick_device
 from dgl_lib.files import kept, key_of, write_table
 from dgl_lib.localize import CONTROLS, METHODS
-from dgl_lib.metrics import bootstrap, iou
+from dgl_lib.metrics import bootstrap
 from dgl_lib.models import LAYER, LAYERS, NETWORKS, Classifier, SPGPlain, digest, load_checkpoint, preprocess
 from dgl_lib.plots import style
 from dgl_lib.plots.maps import Panel, beside, grid
@@ -187,7 +187,7 @@ def scoring(profile: Profile, folder: Path, progress: bool) -> None:
     write_table(folder / "06_sizes.csv", sizes({"photograph's own": both, "input": (val, test)}, it.rows))
     curves = []
     for row in it.rows:
-        before, after = (100 * iou(scores.find(**row)).mean(0) for scores in both)
+        before, after = (100 * mean_iou(scores.find(**row)) for scores in both)
         curves.append(pd.DataFrame({**row, "threshold": range(256), "val": before, "test": after}))
     write_table(folder / "06_curves.csv", pd.concat(curves, ignore_index=True), digits=IMAGES)
     val_normal, normal = (normalised(part, maps[1.0], pairs, **it.kept) for part, maps in there)
