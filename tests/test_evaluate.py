@@ -217,7 +217,7 @@ def test_scores_of_one_row_take_a_few_images_at_a_time(model: SPGPlain, monkeypa
 
     whole, iou = found(), metrics.iou
     monkeypatch.setattr(module, "AT_ONCE", 2)
-    monkeypatch.setattr(metrics, "iou", lambda hist: images.append(len(hist)) or iou(hist))
+    monkeypatch.setattr(metrics, "iou", lambda hist, **to: images.append(len(hist)) or iou(hist, **to))
     monkeypatch.setitem(module.MEASURES, "iou", metrics.iou)
     assert found()[0] == whole[0] and found()[1:] == pytest.approx(whole[1:])
     assert max(images) == 2
