@@ -9,6 +9,7 @@ nevertheless ends one pixel behind it, unless the map ends there. The published 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -108,17 +109,20 @@ def search(score: np.ndarray, thresholds: np.ndarray = THRESHOLDS) -> Found:
     # What lies above a level lies inside of these rows and columns. To search there alone is faster.
     sides = [side for along in (q.max(1), q.max(0)) for side in (along, along[::-1])]
     edges = (np.maximum.accumulate(s).searchsorted(levels, side="right").tolist() for s in sides)
-    by_cut: list[Sequence[np.ndarray]] = []
+    counts, lengths, joined = list[int](), list[int](), bytearray()  # contours of each cut, points of each, all points
     for level, y0, y1, x0, x1 in zip(levels.tolist(), *edges, strict=True):
         if y0 == height:
-            by_cut.append([np.array([[[-1, -1]]], np.int32)])  # the contour of a cut that has none
-            continue
-        above = cv2.threshold(q[y0 : height - y1, x0 : width - x1], level, 255, cv2.THRESH_BINARY)[1]
-        by_cut.append(cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0))[0])
+            contours: Sequence[Any] = [np.array([[-1, -1]], np.int32)]  # the contour of a cut that has none
+        else:
+            above = cv2.threshold(q[y0 : height - y1, x0 : width - x1], level, 255, cv2.THRESH_BINARY)[1]
+            contours = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0))[0]
+        counts.append(len(contours))
+        lengths += map(len, contours)
+        joined += b"".join(contours)  # at once, so that the next cut's many small arrays take the place of these
     # Boxes and areas of all contours together: one at a time they took as long as the search.
-    contours = [contour for found in by_cut for contour in found]
-    first, start = (np.cumsum([0, *map(len, of)]) for of in (by_cut, contours))
-    x, y = points = np.concatenate(contours)[:, 0].T.copy()  # (2, points) int32, which holds twice any contour's area
+    first, start = (np.cumsum([0, *of]) for of in (counts, lengths))
+    # (2, points) int32, which holds twice any contour's area
+    x, y = points = np.frombuffer(joined, np.int32).reshape(-1, 2).T.copy()
     begin, end = start[:-1], start[1:] - 1
     corner = np.empty_like(x)  # of each point and the one before it, around its contour
     corner[1:] = x[:-1] * y[1:] - y[:-1] * x[1:]
