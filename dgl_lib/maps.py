@@ -30,7 +30,7 @@ def minmax(m: Tensor) -> Tensor:
     """
     m, low, high = _ranged(m)
     span = high - low
-    return (m - low) / torch.where(span == 0, torch.ones_like(span), span)
+    return (m - low).div_(torch.where(span == 0, torch.ones_like(span), span))
 
 
 def _ranged(m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,10 +39,12 @@ def _ranged(m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     m = m if m.is_floating_point() else m.float()
     if m.ndim < 2 or 0 in m.shape[-2:]:
         raise UserError(f"map: {tuple(m.shape)} given, ... x h x w of at least one pixel needed")
-    need_finite(("map", m))
     low, high = m.amin((-2, -1), keepdim=True), m.amax((-2, -1), keepdim=True)
-    fits = torch.where((high - low).isfinite(), 1.0, 0.5).to(m)  # half of each value, where the range would overflow
-    return m * fits, low * fits, high * fits
+    if not (fit := (high - low).isfinite()).all():
+        need_finite(("map", m))
+        fits = torch.where(fit, 1.0, 0.5).to(m)  # half of each value, where the range would overflow
+        m, low, high = m * fits, low * fits, high * fits
+    return m, low, high
 
 
 def normalise(m: Tensor, how: str = "minmax", *, percentile: float = IVR) -> Tensor:
@@ -88,7 +90,8 @@ def multiscale(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """One map in 0..1 at ``size`` from the raw maps of several scales: minmax, resize, mean, minmax."""
     if not len(maps):
         raise UserError("multiscale: no map given, at least one needed")
-    return minmax(torch.stack([resize(minmax(m), size) for m in maps]).mean(0))  # S x ... x H x W -> ... x H x W
+    resized = [resize(minmax(m), size) for m in maps]  # ... x H x W each
+    return minmax(torch.stack(resized).mean(0) if len(resized) > 1 else resized[0])
 
 
 def close(m: Tensor, fraction: float) -> Tensor:
@@ -130,8 +133,9 @@ def to_uint8(m: Tensor) -> np.ndarray:
 
 def _unit(m: Tensor) -> Tensor:
     m = torch.as_tensor(m)
-    if not ((m >= 0) & (m <= 1)).all():  # a NaN fails both
-        raise UserError(f"map: values {float(m.min()):.3g}..{float(m.max()):.3g} given, 0..1 needed")
+    low, high = m.aminmax() if m.numel() else (0, 1)
+    if not (low >= 0 and high <= 1):  # a NaN fails both
+        raise UserError(f"map: values {float(low):.3g}..{float(high):.3g} given, 0..1 needed")
     return m
 
 
