@@ -234,6 +234,8 @@ def test_closing_fills_a_gap_and_leaves_the_surroundings() -> None:
     assert torch.equal(close(m, 0.2), whole)  # a 3 x 3 kernel fills one pixel; corners of the square are kept by it
     batch = close(torch.stack([m, torch.zeros(15, 15)]), 0.2)
     assert torch.equal(batch[0], whole) and not batch[1].any()
+    many = close(m.expand(40, 15, 15).clone().requires_grad_(), 0.2)  # more maps than a map has rows
+    assert torch.equal(many[7], whole) and not many.requires_grad
 
 
 def test_the_border_takes_no_part_in_closing() -> None:
@@ -302,6 +304,11 @@ def test_to_uint8_rounds() -> None:
     assert to_uint8(m).tolist() == [[0, 255, 0, 1, 255]] and to_uint8(m).dtype == np.uint8
     levels = torch.arange(256) / 255
     assert to_uint8(levels[None])[0].tolist() == list(range(256))
+
+
+def test_no_maps_stay_no_maps() -> None:
+    none = torch.zeros(0, 4, 5)
+    assert to_uint8(none).shape == close(none, 0.5).shape == minmax(none).shape == (0, 4, 5)
 
 
 @pytest.mark.parametrize("bad", [-0.01, 1.01, float("nan")])
