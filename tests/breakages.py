@@ -109,7 +109,14 @@ BREAKAGES = [
         "evaluate",
         LAYERS,
     ),
-    Breakage("train mode left on", "taps.py", "        model.eval()\n", "        model.train()\n", "localize", LAYERS),
+    Breakage(
+        "train mode left on",
+        "taps.py",
+        "        if flags:\n            model.eval()\n",
+        "        model.train()\n",
+        "localize",
+        LAYERS,
+    ),
 ]
 
 
