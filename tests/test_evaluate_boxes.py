@@ -76,6 +76,19 @@ def test_each_score_reads_its_own_hits_at_its_own_thresholds() -> None:
         assert cells["threshold"] == threshold and cells["test"] == pytest.approx(cells["test_peak"])
 
 
+def test_mask_iou_takes_its_threshold_from_validation() -> None:
+    hist = np.zeros((4, 2, 4, 256), np.int32)
+    hist[..., metrics.REST, 200], hist[..., metrics.BACKGROUND, 0] = 50, 50
+    val, test = scored(hist.copy()), scored(hist)
+    hist[..., metrics.REST, 99] = 50  # half of the object is darker on test: the best threshold is 1, and not 100
+    hist[1, 1, metrics.BACKGROUND, 150] = 100  # one image of DGL has a false part too
+    val.hist[1][..., metrics.BACKGROUND, 99] = 50
+    row, unused = {"method": "dgl", "layer": "add1"}, boxscores.BoxScores(np.zeros((2, 6, 1000), bool))
+    cells, images = boxscores._scored("mask IoU", row, unused, unused, (val, test))
+    assert cells["threshold"] == "100" and images.tolist() == [50, 25] and cells["val"] == 100
+    assert cells["test"] == 37.5 and cells["test_peak"] == 75  # at 1: IoU 1 and 1/2
+
+
 def test_a_pooled_score_and_its_draws() -> None:
     counts = np.array([[3, 1], [3, 1], [3, 1]])
     values = boxscores.pooled(counts, lambda s: s[0] / s.sum(), resamples=50)

@@ -198,6 +198,7 @@ def test_multiscale_is_minmax_resize_mean_minmax() -> None:
     resized = [resize(minmax(m), (16, 16)) for m in maps]
     expected = minmax((resized[0] + resized[1] + resized[2]) / 3)
     torch.testing.assert_close(multiscale(maps, (16, 16)), expected)
+    torch.testing.assert_close(multiscale(maps[:2], (16, 16)), minmax((resized[0] + resized[1]) / 2))
     assert (fuse(resized) - expected).abs().max() > 1e-3
     with pytest.raises(UserError, match="no map"):
         multiscale([], (4, 4))

@@ -196,7 +196,7 @@ def _scored(
         drawn = pooled(test.pixels, pxap)
         return {"threshold": "", "val": pxap(val.pixels.sum(0)), "test": drawn[0], "test_peak": drawn[0]}, drawn
     which = BOX_SCORES.get(score, [0])
-    if masks and score == "mask IoU":
+    if masks and score == "mask IoU":  # as hits (images, 1, 256), of a few images at a time
         key = tuple(row.values())
         before, after = (({key: BoxScores(metrics.iou(part.find(**row))[:, None])} for part in of) for of in masks)
         val, test = (chosen := joined(before))[key], joined(after, chosen)[key]
